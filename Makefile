@@ -1,0 +1,47 @@
+# The one task runner. `make` alone prints what there is to do.
+SHELL := /bin/bash
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help env tools demo test check unit interop fuzz bench-live faults lock clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+env: .venv/.ready ## make .venv from the pinned, hashed requirements
+.venv/.ready: requirements.lock pyproject.toml scripts/make-env
+	scripts/make-env
+	@touch $@
+
+tools: env       ## install the foreign tools that the tests need (DCMTK, Orthanc, stunnel, ...)
+	scripts/install-tools
+
+demo: env        ## the main job: a Bridge, two Routers, real DICOM devices; says what happened
+	.venv/bin/isthmus demo --once
+
+test: env tools check  ## all that must pass: types, lint, floors, unit, loopback, interop
+	$(PY) -m pytest tests
+
+check: env       ## ruff, mypy strict, import-linter
+	.venv/bin/ruff check src tests bench
+	.venv/bin/ruff format --check src tests bench
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+unit: env        ## the quick tests: no sockets
+	$(PY) -m pytest tests/unit tests/vectors
+
+interop: env tools ## foreign DICOM tools across the relay
+	$(PY) -m pytest tests/interop
+
+bench-live: env tools ## bench/live: direct, stunnel, SSH and Isthmus side by side
+	$(PY) -m bench.live
+
+faults: env      ## the fault suite at nightly counts (hours)
+	ISTHMUS_TEST_DEPTH=nightly $(PY) -m pytest tests -m slow
+
+lock: env        ## renew requirements.lock from pyproject.toml (needs uv)
+	scripts/lock
+
+clean:           ## remove the environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

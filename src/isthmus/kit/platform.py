@@ -1,0 +1,105 @@
+"""Everything that differs between operating systems, in this one file. All else is the same on each of them."""
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import sys
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
+else:  # pragma: no cover - exercised on Windows only
+    import msvcrt
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the quickest event loop there is here: uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - it exists only on some platforms
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def default_data_folder(part: str) -> Path:
+    """Return where `part` ("router" or "bridge") keeps its data if nobody says otherwise."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Isthmus" / part
+    if os.geteuid() == 0:
+        return Path("/var/lib/isthmus") / part
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "Isthmus" / part
+    return Path(os.environ.get("XDG_DATA_HOME", str(Path.home() / ".local" / "share"))) / "isthmus" / part
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable. Windows does that by itself and has no call for it."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Take an exclusive lock on an open file until the process ends; False if another process has it."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EAGAIN, errno.EDEADLK}:
+            return False
+        raise
+    return True
+
+
+def raise_open_file_limit() -> int:
+    """Raise the limit of open descriptors as far as it goes without privileges; return it."""
+    if sys.platform == "win32":
+        return 8192
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def tune_device_socket(sock: socket.socket) -> None:
+    """Set what every TCP connection to a device wants: no Nagle, and keep-alive probes after a minute of silence."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def acknowledge_at_once(sock: socket.socket) -> None:
+    """Ask for an immediate TCP ACK of what was just read, where the system can.
+
+    Devices that write a PDU in two pieces with Nagle on wait for our delayed ACK, 40 ms an image. The system forgets
+    the option after a while, so it is set after every read.
+    """
+    if hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Return whether the other side has closed a connection that is not being read now."""
+    if sys.platform == "win32" or not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Make the coming close a TCP reset: nobody may take what follows for more of the stream."""
+    linger = b"\x01\x00\x00\x00" if sys.platform == "win32" else b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
