@@ -1,0 +1,1 @@
+"""Shipped helpers for tests: ours, and those of people who write providers."""
