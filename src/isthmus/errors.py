@@ -69,7 +69,7 @@ class Retry(Enum):
 
 
 class ProviderTrouble(IsthmusError):
-    """A blobstore or signalling service did not do what it was asked. `retry` answers the only question a caller has."""
+    """A provider did not do what it was asked. `retry` answers the only question a caller has."""
 
     def __init__(self, message: str, *, retry: Retry, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -102,4 +102,4 @@ class Problem(IsthmusError):
 
 
 class OperatorError(IsthmusError):
-    """What an operator asked for cannot be done. The message is the line they read; the hint is the next thing to try."""
+    """What an operator asked for cannot be done: the message is the line they read, the hint the next thing to try."""

@@ -18,7 +18,7 @@ else:  # pragma: no cover - exercised on Windows only
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return the quickest event loop there is here: uvloop where it is installed, else asyncio's own."""
     try:
-        import uvloop  # noqa: PLC0415 - it exists only on some platforms
+        import uvloop
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
