@@ -1,0 +1,130 @@
+"""Documents that a Router signs and other sites verify; the Bridge only keeps and hands them on.
+
+A document travels as the exact bytes that were signed. Unknown fields are ignored, so that newer sites can say more;
+a field that must be understood gets a new `kind` instead.
+"""
+
+import base64
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
+
+
+def _to_bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("base64url text is meant")
+    return base64.urlsafe_b64decode(value.encode("ascii") + b"=" * (-len(value) % 4))
+
+
+Base64 = Annotated[
+    bytes,
+    PlainValidator(_to_bytes),
+    PlainSerializer(lambda value: base64.urlsafe_b64encode(value).decode().rstrip("="), return_type=str),
+    WithJsonSchema({"type": "string", "format": "base64url"}),
+]
+
+
+class DocumentKind(StrEnum):
+    """What a signed document says."""
+
+    PREKEY = "isthmus/prekey/v1"
+    TITLES = "isthmus/titles/v1"
+    STATEMENT = "isthmus/statement/v1"
+
+
+class SignedDocument(BaseModel):
+    """The bytes that were signed, who signed them and the signature: Ed25519 over kind, NUL, payload."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: DocumentKind
+    router_id: str
+    payload: Base64
+    signature: Base64
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Return the document in verified payload bytes. Raises ValueError (pydantic's) if it is not one."""
+        return cls.model_validate_json(payload)
+
+    def to_payload(self) -> bytes:
+        """Return the bytes to sign."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class Prekey(_Payload):
+    """A key that others seal session keys to: good for sealing until `not_after` (Unix seconds)."""
+
+    prekey_id: Base64
+    kem: str
+    public_key: Base64
+    not_after: float
+
+
+class Titles(_Payload):
+    """All network AE titles that a site claims; the Bridge refuses one that another site has."""
+
+    counter: int
+    titles: list[str]
+
+
+class GrantedDevice(_Payload):
+    """A device that the stated site may reach, and for what.
+
+    Attributes:
+        title: its network AE title.
+        name: what people call it.
+        services: names of `isthmus.dicom.services.Service`.
+        callers: calling network titles that may use it, or None for every device of the site.
+        until: Unix seconds at which the grant ends, or None.
+        modes: delivery modes that the owner allows.
+        syntaxes: (abstract syntax, transfer syntax) pairs that it takes, as far as known.
+        online: False if the owner knows it to be switched off or disabled now.
+    """
+
+    title: str
+    name: str = ""
+    services: list[str]
+    callers: list[str] | None = None
+    until: float | None = None
+    modes: list[str] = ["live"]
+    syntaxes: list[tuple[str, str]] = []
+    online: bool = True
+
+
+class ReturnGrant(_Payload):
+    """What a C-MOVE or N-ACTION opened: `caller` of the stated site may reach `title` for `services` until then."""
+
+    caller: str
+    title: str
+    services: list[str]
+    until: float
+
+
+class Statement(_Payload):
+    """What one site says to one other: that it accepts it, and which devices it grants. Replaces all before.
+
+    Attributes:
+        site: who speaks.
+        to_site: to whom.
+        to_router_id: the identity of that site that was accepted; the statement holds for no other.
+        counter: grows with every statement; a smaller one than seen before is a rollback and is refused.
+        not_after: Unix seconds after which nothing in it holds.
+        accepted: False withdraws everything.
+    """
+
+    site: str
+    to_site: str
+    to_router_id: str
+    counter: int
+    not_after: float
+    accepted: bool
+    devices: list[GrantedDevice] = []
+    returns: list[ReturnGrant] = []

@@ -1,0 +1,141 @@
+"""The bodies of the Bridge's REST API under /api/v1. Unknown fields are ignored on both sides."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from isthmus.contract.documents import Base64, SignedDocument
+
+API = "/api/v1"
+MAX_CLOCK_SKEW = 60.0  # seconds: enough for a badly kept clock, short enough that a replay window stays small
+HEARTBEAT_SECONDS = 20.0
+LEASE_SECONDS = 60.0  # three heartbeats: a session that neither Router names any more is over
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class BridgeIdentity(_Body):
+    """Who this Bridge is, before anything is trusted: the invite pins `identity`, which endorses the certificate.
+
+    `endorsement` is the signature over the SHA-256 of the TLS certificate (DER); both are absent behind a public CA.
+    """
+
+    identity: Base64
+    certificate_sha256: Base64 | None = None
+    endorsement: Base64 | None = None
+    version: str
+    time: float
+
+
+class Enrolment(_Body):
+    """A Router's first request, signed with the key it presents."""
+
+    site: str
+    secret: Base64
+    public_key: Base64
+    prekey: SignedDocument
+    version: str
+
+
+class Enrolled(_Body):
+    """The Bridge knows this Router from now on."""
+
+    site: str
+    router_id: str
+
+
+class SiteEntry(_Body):
+    """Another site of the network, as one Router may see it.
+
+    Attributes:
+        statement: what that site says to the asking one; None until it accepts.
+        prekey: shown only between sites of which at least one has accepted the other.
+    """
+
+    site: str
+    router_id: str
+    public_key: Base64
+    online: bool
+    statement: SignedDocument | None = None
+    prekey: SignedDocument | None = None
+
+
+class ProviderEntry(_Body):
+    """A pair of cloud services that sessions may use, by URL scheme; `bridge` is the built-in one."""
+
+    name: str
+    signalling: str
+    blobstore: str
+    priority: int
+
+
+class Network(_Body):
+    """All that the Bridge tells one Router: `revision` changes with any of it.
+
+    Attributes:
+        own_counter: the highest statement counter it has of the asking Router, so that a restored one is not shut out.
+    """
+
+    revision: str
+    site: str
+    sites: list[SiteEntry]
+    providers: list[ProviderEntry]
+    own_counter: int
+    time: float
+
+
+class Publication(_Body):
+    """Documents of the asking Router to keep: each replaces the one of its kind (and, for a statement, of its site)."""
+
+    documents: list[SignedDocument] = Field(max_length=1000)
+
+
+class SessionRequest(_Body):
+    """A live session to open: the signed offer with the encrypted A-ASSOCIATE-RQ, sealed for the called site.
+
+    Attributes:
+        parent: the session whose C-MOVE or N-ACTION this association answers, if there is one.
+    """
+
+    session_id: Base64
+    to_router_id: str
+    calling: str
+    called: str
+    offer: Base64
+    signature: Base64
+    request: Base64
+    parent: Base64 | None = None
+
+
+class SessionCount(_Body):
+    """A session that a Router still relays, with what it has counted."""
+
+    session_id: Base64
+    other_router_id: str
+    calling: str
+    called: str
+    started: float
+    bytes_out: int
+    bytes_in: int
+
+
+class SessionEnd(_Body):
+    """A session is over: how, and what it carried."""
+
+    outcome: str = Field(max_length=64)
+    bytes_out: int
+    bytes_in: int
+
+
+class Heartbeat(_Body):
+    """What a Router says every HEARTBEAT_SECONDS, and at once when it comes back to a Bridge."""
+
+    version: str
+    sessions: list[SessionCount] = Field(max_length=100_000)
+
+
+class HeartbeatAnswer(_Body):
+    """The Bridge's time, and the revision of the network, so that a lost push heals."""
+
+    time: float
+    revision: str
