@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bench.images import Load
-from bench.machine import BenchFailed, IdleMeter, Started, free_port, load, running, spawn, wait_listening
+from bench.machine import HERE, BenchFailed, IdleMeter, Place, Started, free_port, load, running, spawn, wait_listening
 
 # Absolute: pynetdicom installs tools of the same names
 STORESCU = "/usr/bin/storescu"
@@ -68,18 +68,29 @@ class Sent:
 
 @contextlib.contextmanager
 def receiver(
-    title: str, nagle: Nagle, *, host: str = "127.0.0.1", prefix: Sequence[str] = (), to_file: bool = False
+    title: str, nagle: Nagle, *, place: Place = HERE, to_file: bool = False, fork: bool = False
 ) -> Iterator[Receiver]:
-    """Run a storescp; `to_file` lets it pass each fragment on (to nowhere) instead of collecting the object."""
+    """Run a storescp.
+
+    Args:
+        title: its AE title.
+        nagle: how it treats its socket.
+        place: where it runs.
+        to_file: it passes each fragment on (to nowhere) instead of collecting the object in memory.
+        fork: it serves many associations at once, in a process each.
+    """
     port = free_port()
-    command = [*prefix, STORESCP, "-ll", "fatal", "-aet", title, "--ignore", *(["+B"] if to_file else []), str(port)]
+    options = ["--ignore", *(["+B"] if to_file else []), *(["--fork"] if fork else [])]
+    command = [*place.prefix, STORESCP, "-ll", "fatal", "-aet", title, *options, str(port)]
     with running("storescp", command, environment=nagle.environment) as process:
         wait_listening(process, port)
-        yield Receiver(process, Door(host, port, title))
+        yield Receiver(process, Door(place.address, port, title))
 
 
 def send(what: Load, door: Door, nagle: Nagle, others: Sequence[Started]) -> Sent:
     """Send a load over one association and return what it took, in time and in processor time of all parts.
+
+    storescu ends with a status other than 0 at the first object that is not stored.
 
     Raises:
         BenchFailed: the sender failed, or took more than ten minutes.

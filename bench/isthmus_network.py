@@ -11,21 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.devices import CALLING, Door, Nagle
-from bench.machine import BenchFailed, Started, running, until
+from bench.machine import HERE, BenchFailed, Place, Started, running, until
 from bench.tunnels import Road
 
 ISTHMUS = str(Path(sys.executable).parent / "isthmus")
 
 SENDING_SITE = "north"
 RECEIVING_SITE = "south"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a part runs: the address it listens on, and the command that enters its network namespace, if any."""
-
-    address: str = "127.0.0.1"
-    prefix: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,9 +62,9 @@ def open_network(
     receivers: Sequence[Door],
     *,
     tls: bool = True,
-    bridge: Place = Place(),
-    sending: Place = Place(),
-    receiving: Place = Place(),
+    bridge: Place = HERE,
+    sending: Place = HERE,
+    receiving: Place = HERE,
 ) -> Iterator[IsthmusNetwork]:
     """Run a network in which the device ``BENCHSCU`` of one site may use every given receiver of the other.
 

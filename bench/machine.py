@@ -26,6 +26,17 @@ class BenchFailed(Exception):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a part runs: the address it listens on, and the command that enters its network namespace, if any."""
+
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+
+
+HERE = Place()
+
+
+@dataclass(frozen=True)
 class Started:
     """A process that this benchmark started, and the file that keeps what it wrote."""
 
@@ -52,11 +63,27 @@ class Started:
 
     def memory_bytes(self) -> int:
         """Return the resident set of the process and its children, in bytes."""
+        return self._status_bytes("VmRSS")
+
+    def peak_memory_bytes(self) -> int:
+        """Return the largest resident set since `forget_peak`, in bytes; children's peaks are added up."""
+        return self._status_bytes("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Let the peak start again at what is resident now (proc(5), clear_refs)."""
+        for pid in self._family():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def _family(self) -> list[int]:
         root = psutil.Process(self.process.pid)
+        return [root.pid, *(child.pid for child in root.children(recursive=True))]
+
+    def _status_bytes(self, wanted: str) -> int:
         total = 0
-        for member in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += member.memory_info().rss
+        for pid in self._family():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted + ":"))
         return total
 
     def ended_within(self, seconds: float) -> bool:
