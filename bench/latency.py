@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import isthmus_network
 from bench.devices import CALLING, ECHOSCU, Door, Nagle, receiver
-from bench.machine import HERE, BenchFailed, Place, load, require, spawn
+from bench.machine import HERE, BenchFailed, Place, clean_up_when_terminated, load, require, spawn
 from bench.report import machine, median_of, say
 from bench.wanlink import Leg, wan
 
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-tls", action="store_true", help="a Bridge behind http://")
     parser.add_argument("--json", type=Path, help="also write every echo to this file")
     options = parser.parse_args(arguments)
+    clean_up_when_terminated()
     with_isthmus, tls = not options.direct_only, not options.no_tls
     results = {}
     try:

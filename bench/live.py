@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import images, isthmus_network
 from bench.devices import STORESCP, STORESCU, Door, Nagle, Receiver, Sent, check_arrival, receiver, send
 from bench.images import Load
-from bench.machine import BenchFailed, require
+from bench.machine import BenchFailed, clean_up_when_terminated, require
 from bench.report import Row, machine, print_table, say, write_json
 from bench.tunnels import OpenRoad, Road, direct, ssh_tunnel, stunnel_pair
 
@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="only devices with TCP_NODELAY=1 (the others take long)")
     parser.add_argument("--json", type=Path, help="also write every round to this file")
     options = parser.parse_args(arguments)
+    clean_up_when_terminated()
     try:
         require(STORESCU, STORESCP)
         say("making synthetic objects")

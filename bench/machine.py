@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,6 +199,11 @@ class IdleMeter:
 def _idle_and_total() -> tuple[float, float]:
     times = psutil.cpu_times()
     return times.idle + times.iowait, sum(times[:8])
+
+
+def clean_up_when_terminated() -> None:
+    """Let SIGTERM end the benchmark like Ctrl-C: through every block that stops what it started."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def require(*tools: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import images
 from bench.devices import CALLING, Door, Nagle, check_arrival, receiver, send
 from bench.isthmus_network import open_network
-from bench.machine import BenchFailed, Started, load
+from bench.machine import BenchFailed, Started, clean_up_when_terminated, load
 from bench.report import machine, say
 
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--direct", action="store_true", help="without Isthmus: only checks the devices")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
+    clean_up_when_terminated()
     figures: dict[str, dict[str, float]] = {}
     try:
         with contextlib.ExitStack() as stack:

@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.carrier import READY
-from bench.machine import BenchFailed, Place, Started, free_port, load, require, running, until, wait_listening
+from bench.machine import (
+    BenchFailed,
+    Place,
+    Started,
+    clean_up_when_terminated,
+    free_port,
+    load,
+    require,
+    running,
+    until,
+    wait_listening,
+)
 from bench.report import say
 
 IP = "/usr/sbin/ip"
@@ -166,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=10)
     options = parser.parse_args(arguments)
+    clean_up_when_terminated()
     leg = Leg(options.delay_ms / 1e3, options.rate_mbit and options.rate_mbit * 1e6, int(options.queue_kb * 1e3))
     try:
         if not Path(IPERF).exists():
