@@ -1,0 +1,217 @@
+"""What a Router knows, as values: its own devices, other sites' devices, acceptances, grants, unknown callers."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from isthmus.contract.documents import Prekey, SignedDocument, Statement
+from isthmus.envelope.identity import RouterId
+from isthmus.kit.names import AETitle, SiteName
+
+IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+DAY = 86_400.0  # seconds
+RETURN_DAYS = 7  # how long after a C-MOVE or N-ACTION its answers may still come
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTls:
+    """TLS between this Router and one of its devices. All paths are files on the Router's host.
+
+    Attributes:
+        to_device: dial the device with TLS.
+        ca: certificates that may sign the device's; None: the machine's trust store.
+        certificate: what the Router presents to the device, if the device asks.
+        key: the private key of `certificate`.
+        check_host_name: whether the device's certificate must name the host that was dialled.
+        from_device: whether associations of this device must come over TLS.
+    """
+
+    to_device: bool = True
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    check_host_name: bool = True
+    from_device: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """How the Router treats one of its devices.
+
+    Attributes:
+        associate_timeout: seconds to wait for the device's answer to an A-ASSOCIATE-RQ.
+        max_associations: how many it takes at once; 0: no limit.
+        strip_async: take the asynchronous operations window item (53H) out of what it is sent.
+        callers_as: the one calling title under which it sees every device of other sites; None: their own.
+        tls: None: plain TCP in both directions.
+    """
+
+    associate_timeout: float = 30.0
+    max_associations: int = 0
+    strip_async: bool = False
+    callers_as: AETitle | None = None
+    tls: DeviceTls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDevice:
+    """A device of this site.
+
+    Attributes:
+        title: its AE title as it and its neighbours know it; stays at this site.
+        network_title: the title under which other sites know it; nearly always the same.
+        port: where it listens; None: it only calls.
+        from_addresses: where its associations may come from, besides `host`.
+    """
+
+    device_id: int
+    title: AETitle
+    network_title: AETitle
+    name: str
+    host: str
+    port: int | None
+    from_addresses: tuple[IpNetwork, ...] = ()
+    disabled: bool = False
+    options: DeviceOptions = field(default_factory=DeviceOptions)
+
+    def __str__(self) -> str:
+        return f"{self.title}@{self.host}" + ("" if self.port is None else f":{self.port}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteDevice:
+    """A device of another site that one of ours may reach now.
+
+    Attributes:
+        title: its network title.
+        shown_as: the title that the local caller used for it: an alias, or the network title.
+        services: what its owner grants to that caller: names of `isthmus.dicom.services.Service`.
+    """
+
+    title: AETitle
+    shown_as: AETitle
+    site: SiteName
+    router_id: RouterId
+    public_key: bytes
+    prekey: Prekey
+    services: frozenset[str]
+    online: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An association of another site that may reach one of our devices.
+
+    Attributes:
+        public_key: the pinned key of the calling site, against which its offer must verify.
+        services: what the grants allow, together.
+        calling_as: the calling title that the device is shown.
+        called_as: the device's own title.
+        return_ok: whether a C-MOVE or N-ACTION in it may open a return grant.
+    """
+
+    device: LocalDevice
+    site: SiteName
+    public_key: bytes
+    services: frozenset[str]
+    calling_as: AETitle
+    called_as: AETitle
+    return_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A device of ours that a site may reach. `caller` None: every device there. `until`: Unix seconds, or None."""
+
+    grant_id: int
+    device_id: int
+    site: SiteName
+    caller: AETitle | None
+    services: frozenset[str]
+    until: float | None
+    no_return: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReturn:
+    """What a C-MOVE or N-ACTION of ours opened: `caller` of that Router may reach our `title` until then."""
+
+    router_id: RouterId
+    caller: AETitle
+    title: AETitle
+    services: frozenset[str]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A site whose key a person here compared. `accepted` False: withdrawn since, and that is what we tell it."""
+
+    site: SiteName
+    router_id: RouterId
+    public_key: bytes
+    since: float
+    accepted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A site as the Bridge reports it. Nothing here is trusted; a person compares `router_id`."""
+
+    site: SiteName
+    router_id: RouterId
+    public_key: bytes
+    online: bool = False
+    statement: SignedDocument | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The last documents of an accepted site that verified.
+
+    Attributes:
+        counter: the highest statement counter seen of this key; a smaller one is a rollback.
+    """
+
+    router_id: RouterId
+    site: SiteName
+    counter: int = 0
+    statement: Statement | None = None
+    prekey: Prekey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A remote device under another title: devices here see network title `title` as `shown_as`."""
+
+    shown_as: AETitle
+    title: AETitle
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownCaller:
+    """Something that called without being registered: how often, and when last (Unix seconds)."""
+
+    title: AETitle
+    address: str
+    called: AETitle
+    count: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for the whole Router.
+
+    Attributes:
+        ignore_title_case: compare AE titles without regard to case (the standard says otherwise).
+        open_returns: whether a C-MOVE or N-ACTION of ours lets its answers in.
+        audit_days: how long audit rows are kept.
+    """
+
+    ignore_title_case: bool = False
+    open_returns: bool = True
+    audit_days: int = 730
