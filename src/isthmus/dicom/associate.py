@@ -28,6 +28,8 @@ from isthmus.kit.names import AETitle
 
 _FIXED: Final = 74
 _MAX_CONTEXTS: Final = 128  # ids are odd and fit a byte
+_ABSTRACT_SYNTAX: Final = int(ItemType.ABSTRACT_SYNTAX)  # plain integers compare quicker
+_TRANSFER_SYNTAX: Final = int(ItemType.TRANSFER_SYNTAX)
 
 
 class ContextResult(IntEnum):
@@ -128,8 +130,8 @@ class AssociateRequest(_Associate):
         """Return the view of a whole PDU. Raises RemoteMisuse (2/6), also for contexts that share an id."""
         items, application_context, user = _read(raw, PduType.ASSOCIATE_RQ)
         proposed = [item for item in items if item.type == ItemType.CONTEXT_RQ]
-        seen: dict[bytes, tuple[str, ...]] = {}
-        contexts = tuple(_proposed(item.value, seen) for item in proposed)
+        known: dict[bytes, str] = {}
+        contexts = tuple(_proposed(item.value, known) for item in proposed)
         ids = {context.id for context in contexts}
         if len(contexts) > _MAX_CONTEXTS or len(ids) != len(contexts) or any(id_ % 2 == 0 for id_ in ids):
             raise invalid("presentation context ids are not odd and unique")
@@ -262,31 +264,34 @@ def _read(raw: bytes, expected: PduType) -> tuple[tuple[Item, ...], str, UserInf
     return items, uid_text(names[0].value) if names else "", user
 
 
-def _proposed(value: bytes, seen: dict[bytes, tuple[str, ...]]) -> PresentationContext:
-    """Read one proposed context. `seen` remembers lists of transfer syntaxes, which tend to be the same ones."""
-    if len(value) < 8:
+def _proposed(value: bytes, known: dict[bytes, str]) -> PresentationContext:
+    """Read one proposed context. `known` remembers UIDs already read: 128 contexts can list 5,000, most alike."""
+    size = len(value)
+    if size < 4:
         raise invalid("a presentation context is too short")
-    abstract_end = 8 + int.from_bytes(value[6:8], "big")
-    rest = value[abstract_end:]
-    if value[4] != ItemType.ABSTRACT_SYNTAX or abstract_end > len(value):
-        return _proposed_in_another_order(value)
-    syntaxes = seen.get(rest)
-    if syntaxes is None:
-        subs = split_items(rest, 0)
-        if any(sub.type == ItemType.ABSTRACT_SYNTAX for sub in subs):
-            raise invalid("a presentation context has two abstract syntaxes")
-        syntaxes = tuple(uid_text(sub.value) for sub in subs if sub.type == ItemType.TRANSFER_SYNTAX)
-        seen[rest] = syntaxes
-    return PresentationContext(value[0], uid_text(value[8:abstract_end]), syntaxes)
-
-
-def _proposed_in_another_order(value: bytes) -> PresentationContext:
-    subs = split_items(value, 4)
-    abstract = [uid_text(sub.value) for sub in subs if sub.type == ItemType.ABSTRACT_SYNTAX]
-    if len(abstract) != 1:
-        raise invalid("a presentation context has no abstract syntax, or two")
-    syntaxes = tuple(uid_text(sub.value) for sub in subs if sub.type == ItemType.TRANSFER_SYNTAX)
-    return PresentationContext(value[0], abstract[0], syntaxes)
+    abstract: str | None = None
+    syntaxes = []
+    start = 4
+    while start < size:  # split_items without the items, which would cost more than all else here
+        if size - start < 4:
+            raise invalid("a presentation context ends inside an item's header")
+        end = start + 4 + (value[start + 2] << 8 | value[start + 3])
+        if end > size:
+            raise invalid("an item is longer than its presentation context")
+        content = value[start + 4 : end]
+        uid = known.get(content)
+        if uid is None:
+            uid = known[content] = uid_text(content)
+        if value[start] == _TRANSFER_SYNTAX:
+            syntaxes.append(uid)
+        elif value[start] == _ABSTRACT_SYNTAX:
+            if abstract is not None:
+                raise invalid("a presentation context has two abstract syntaxes")
+            abstract = uid
+        start = end
+    if abstract is None:
+        raise invalid("a presentation context has no abstract syntax")
+    return PresentationContext(value[0], abstract, tuple(syntaxes))
 
 
 def _answered(value: bytes) -> AnsweredContext:
