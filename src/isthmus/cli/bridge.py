@@ -1,0 +1,207 @@
+"""`isthmus bridge ...`: run and administer a Bridge."""
+# ruff: noqa: D417 - the shared options --data and --json are explained in options.py
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from isthmus.cli import show
+from isthmus.cli.call import call
+from isthmus.cli.options import AsJson, Data, Part, folder_of, parse_duration
+from isthmus.kit.names import HostPort
+
+app = App(name="bridge", help="Run and administer a Bridge, the meeting point of the sites.")
+
+
+@app.command
+def run(
+    *,
+    listen: str = "0.0.0.0:8443",
+    public_url: Annotated[str | None, Parameter(metavar="URL")] = None,
+    tls: Annotated[bool, Parameter(name="--tls", negative="--no-tls")] = True,
+    certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    verbose: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+) -> None:
+    """Run the Bridge until SIGTERM or Ctrl-C. The first start makes its identity and a TLS certificate.
+
+    ```
+    isthmus bridge run --public-url https://bridge.example.org:8443
+    isthmus bridge run --no-tls --public-url https://bridge.example.org
+    ```
+
+    Args:
+        listen: HOST:PORT to listen on; port 0 takes any free one.
+        public_url: how the sites reach it; without it, the address it listens on.
+        tls: --no-tls speaks plain HTTP, behind a reverse proxy or in a trusted network.
+        certificate: PEM file with the certificate chain to use instead of the self-made one.
+        key: PEM file with the private key of that certificate.
+        verbose: log details too.
+    """
+    from isthmus.bridge.app import BridgeAddress, BridgeConfig, run_bridge
+    from isthmus.cli.serve import run_until_stopped
+
+    config = BridgeConfig(
+        data=folder_of(Part.BRIDGE, data),
+        listen=HostPort.parse(listen),
+        public_url=public_url,
+        tls=tls,
+        certificate=certificate,
+        key=key,
+    )
+
+    def ready(address: BridgeAddress) -> None:
+        print(f"Bridge ready at {address.url}", flush=True)
+
+    async def part(stop: asyncio.Event) -> None:
+        await run_bridge(config, stop, ready)
+
+    run_until_stopped(part, verbose=verbose)
+
+
+@app.command
+def invite(site: str, /, *, valid: str = "24h", data: Data = None) -> None:
+    """Print an invite for a site: one line for its administrator, a secret until it is used, good once.
+
+    ```
+    isthmus bridge invite north
+    isthmus bridge invite north --valid 14d
+    ```
+
+    Args:
+        site: name of the site: lower-case letters, digits and hyphens.
+        valid: how long the invite is good, up to 30d.
+    """
+    answer = call(data, Part.BRIDGE, "invite", site=site, valid_days=parse_duration(valid) / 86400)
+    print(answer["invite"])
+
+
+@app.command(name="list")
+def list_(*, data: Data = None, as_json: AsJson = False) -> None:
+    """List the invites that nobody has used yet. The secrets are not in it: the Bridge keeps only a hash.
+
+    ```
+    isthmus bridge list
+    ```
+    """
+    rows = call(data, Part.BRIDGE, "invites")
+    if as_json:
+        return show.as_json(rows)
+    lines = [{**row, "until": show.moment(row["not_after"])} for row in rows]
+    show.table(lines, {"site": "SITE", "until": "GOOD UNTIL"}, empty="No open invites.")
+    return None
+
+
+@app.command
+def withdraw(site: str, /, *, data: Data = None) -> None:
+    """Withdraw the open invites of a site.
+
+    ```
+    isthmus bridge withdraw north
+    ```
+
+    Args:
+        site: the site that was invited.
+    """
+    call(data, Part.BRIDGE, "withdraw", site=site)
+    print(f"The invites of {site} are withdrawn.")
+
+
+@app.command
+def revoke(site: str, /, *, data: Data = None) -> None:
+    """Revoke a site: from now on its Router gets nothing here, and live associations end within a minute.
+
+    ```
+    isthmus bridge revoke north
+    ```
+
+    Args:
+        site: the site to revoke.
+    """
+    call(data, Part.BRIDGE, "revoke", site=site)
+    print(f"{site} is revoked. To let it in again, invite it again; the others then compare its new Router ID.")
+
+
+@app.command
+def sites(*, data: Data = None, as_json: AsJson = False) -> None:
+    """List the enrolled sites.
+
+    ```
+    isthmus bridge sites
+    ```
+    """
+    rows = call(data, Part.BRIDGE, "sites")
+    if as_json:
+        return show.as_json(rows)
+    columns = {"site": "SITE", "router_id": "ROUTER ID", "online": "ONLINE", "revoked": "REVOKED"}
+    show.table(rows, columns, empty="No sites yet: isthmus bridge invite SITE")
+    return None
+
+
+@app.command
+def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
+    """List the associations that are relayed through this Bridge now: who with whom, and how much.
+
+    ```
+    isthmus bridge sessions
+    ```
+    """
+    rows = call(data, Part.BRIDGE, "sessions")
+    if as_json:
+        return show.as_json(rows)
+    columns = {"from_site": "FROM", "calling": "CALLING", "to_site": "TO", "called": "CALLED", "started": "SINCE"}
+    lines = [{**row, "started": show.moment(row["started"])} for row in rows]
+    show.table(lines, columns, empty="No live sessions.")
+    return None
+
+
+@app.command
+def audit(*, limit: int = 100, data: Data = None, as_json: AsJson = False) -> None:
+    """List past sessions and administrative acts, the newest first. Titles and counts only: no content comes here.
+
+    ```
+    isthmus bridge audit --limit 20
+    ```
+
+    Args:
+        limit: how many rows.
+    """
+    rows = call(data, Part.BRIDGE, "audit", limit=limit)
+    if as_json:
+        return show.as_json(rows)
+    show.table(rows, {name: name.upper() for name in (rows[0] if rows else ())}, empty="Nothing yet.")
+    return None
+
+
+@app.command
+def providers(*, data: Data = None, as_json: AsJson = False) -> None:
+    """List the pairs of cloud services that sessions may use.
+
+    ```
+    isthmus bridge providers
+    ```
+    """
+    rows = call(data, Part.BRIDGE, "providers")
+    if as_json:
+        return show.as_json(rows)
+    columns = {"name": "NAME", "signalling": "SIGNALLING", "blobstore": "BLOBSTORE", "priority": "PRIORITY"}
+    show.table(rows, columns, empty="None.")
+    return None
+
+
+@app.command
+def status(*, data: Data = None, as_json: AsJson = False) -> None:
+    """Show who this Bridge is, where it listens and who is connected.
+
+    ```
+    isthmus bridge status
+    ```
+    """
+    answer = call(data, Part.BRIDGE, "status")
+    if as_json:
+        return show.as_json(answer)
+    show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    return None

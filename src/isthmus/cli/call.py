@@ -1,0 +1,74 @@
+"""Asking a part to do something: through its control API if it runs, else here, with its data folder locked."""
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from isthmus.cli.options import Part, folder_of
+from isthmus.errors import OperatorError
+from isthmus.kit.files import read_json
+from isthmus.kit.names import HostPort
+
+_TIMEOUT: Final = 60.0  # seconds: an echo to a device that answers slowly takes half of it
+_OK: Final = 200
+
+
+def call(data: Path | None, part: Part, operation: str, **arguments: object) -> Any:
+    """Return what the operation answers, as JSON values. An argument that is None is not passed.
+
+    Raises OperatorError with the part's own words if it refuses, or if there is no such part in the folder.
+    """
+    folder = folder_of(part, data)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    control = read_json(folder / "control.json")
+    if control is not None:
+        try:
+            return _ask(control, operation, given)
+        except ConnectionRefusedError:
+            pass  # it was killed and left its note behind: the folder's lock says whether that is so
+    return _do_here(folder, part, operation, given)
+
+
+def call_running(data: Path | None, part: Part, operation: str, **arguments: object) -> Any:
+    """Return what the operation answers; it needs a running part. Raises OperatorError, also if none runs."""
+    folder = folder_of(part, data)
+    control = read_json(folder / "control.json")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        if control is not None:
+            return _ask(control, operation, given)
+    except ConnectionRefusedError:
+        pass
+    name = part.value.capitalize()
+    raise OperatorError(f"no {name} is running with the data folder {folder}", hint=f"isthmus {part.value} run")
+
+
+def _ask(control: dict[str, object], operation: str, arguments: dict[str, object]) -> Any:
+    where = HostPort.parse(str(control["address"]))
+    connection = http.client.HTTPConnection(where.host, where.port, timeout=_TIMEOUT)
+    try:
+        connection.request(
+            "POST",
+            f"/control/{operation}",
+            json.dumps(arguments),
+            {"Authorization": f"Bearer {control['token']}", "Content-Type": "application/json"},
+        )
+        response = connection.getresponse()
+        body = response.read()
+    except TimeoutError as error:
+        raise OperatorError(f"no answer within {_TIMEOUT:.0f} s", hint="look at its log") from error
+    except (http.client.HTTPException, ConnectionResetError, BrokenPipeError) as error:
+        raise OperatorError("it stopped before it answered", hint="look at its log") from error
+    finally:
+        connection.close()
+    answer = json.loads(body) if body else None
+    if response.status == _OK:
+        return answer
+    problem = answer if isinstance(answer, dict) else {}
+    message = problem.get("detail") or problem.get("title") or f"HTTP status {response.status}"
+    raise OperatorError(str(message), hint=str(problem.get("hint", "")))
+
+
+def _do_here(folder: Path, part: Part, operation: str, arguments: dict[str, object]) -> Any:
+    raise NotImplementedError

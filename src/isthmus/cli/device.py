@@ -1,0 +1,224 @@
+"""`isthmus device ...`: the devices of this site."""
+# ruff: noqa: D417 - the shared options --data and --json are explained in options.py
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from isthmus.cli import show
+from isthmus.cli.call import call, call_running
+from isthmus.cli.options import AsJson, Data, Part
+
+app = App(name="device", help="Devices of this site: add, list, test, remove.")
+
+_COLUMNS = {
+    "title": "AE TITLE",
+    "address": "ADDRESS",
+    "network_title": "NETWORK TITLE",
+    "name": "NAME",
+    "calls_from": "CALLS FROM",
+    "disabled": "DISABLED",
+}
+
+
+@app.command
+def add(
+    address: str,
+    /,
+    *,
+    name: str = "",
+    title: Annotated[str | None, Parameter(metavar="NETWORK_AET")] = None,
+    from_address: Annotated[list[str] | None, Parameter(metavar="CIDR", negative="")] = None,
+    associate_timeout: float | None = None,
+    max_associations: int | None = None,
+    strip_async: Annotated[bool, Parameter(negative="")] = False,
+    callers_as: Annotated[str | None, Parameter(metavar="AET")] = None,
+    tls: Annotated[bool, Parameter(negative="")] = False,
+    tls_from: Annotated[bool, Parameter(negative="")] = False,
+    tls_ca: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    tls_certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    tls_key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    tls_any_host: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+) -> None:
+    """Register a device of this site, and print what to enter in it. Nobody may reach it until it is granted.
+
+    ```
+    isthmus device add PACS@192.0.2.20:104 --name "Main archive"
+    isthmus device add CT1@192.0.2.10
+    isthmus device add WS@192.0.2.30:104 --from-address 192.0.2.0/24
+    ```
+
+    Args:
+        address: AET@HOST[:PORT]; without a port, the device only calls and is never called.
+        name: what people call it.
+        title: AE title under which other sites know it, if its own is taken in the network.
+        from_address: where its calls may come from besides HOST; may be given several times.
+        associate_timeout: seconds to wait for its answer to an A-ASSOCIATE-RQ (30).
+        max_associations: how many associations it takes at once; 0 is no limit.
+        strip_async: leave the asynchronous operations window out of what it is sent, if it stumbles over that.
+        callers_as: the one calling title under which it sees every device of other sites.
+        tls: call the device with DICOM TLS.
+        tls_from: insist on DICOM TLS when the device calls.
+        tls_ca: PEM file with the certificates that may sign the device's; without it, the system's.
+        tls_certificate: PEM file that the Router presents to the device.
+        tls_key: PEM file with the private key of that certificate.
+        tls_any_host: do not insist that the device's certificate names HOST.
+    """
+    security: dict[str, Any] | None = None
+    if tls or tls_from:
+        security = {
+            "to_device": tls,
+            "from_device": tls_from,
+            "ca": tls_ca and str(tls_ca.resolve()),
+            "certificate": tls_certificate and str(tls_certificate.resolve()),
+            "key": tls_key and str(tls_key.resolve()),
+            "check_host_name": not tls_any_host,
+        }
+    device = call(
+        data,
+        Part.ROUTER,
+        "device_add",
+        address=address,
+        name=name,
+        title=title,
+        from_address=from_address,
+        associate_timeout=associate_timeout,
+        max_associations=max_associations,
+        strip_async=strip_async or None,
+        callers_as=callers_as,
+        tls=security,
+    )
+    print(f"Added {device['title']}; other sites will know it as {device['network_title']}.")
+    _print_what_to_enter(device)
+
+
+@app.command(name="list")
+def list_(*, data: Data = None, as_json: AsJson = False) -> None:
+    """List the devices of this site.
+
+    ```
+    isthmus device list
+    ```
+    """
+    rows = call(data, Part.ROUTER, "device_list")
+    if as_json:
+        return show.as_json(rows)
+    show.table([_line(row) for row in rows], _COLUMNS, empty="No devices yet: isthmus device add AET@HOST:PORT")
+    return None
+
+
+@app.command(name="show")
+def show_(device: str, /, *, data: Data = None, as_json: AsJson = False) -> None:
+    """Show one device with its options and grants, and what to enter in it.
+
+    ```
+    isthmus device show PACS
+    ```
+
+    Args:
+        device: its AE title.
+    """
+    answer = call(data, Part.ROUTER, "device_show", device=device)
+    if as_json:
+        return show.as_json(answer)
+    show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    _print_what_to_enter(answer)
+    return None
+
+
+@app.command
+def remove(device: str, /, *, data: Data = None) -> None:
+    """Remove a device and its grants.
+
+    ```
+    isthmus device remove CT1
+    ```
+
+    Args:
+        device: its AE title.
+    """
+    call(data, Part.ROUTER, "device_remove", device=device)
+    print(f"{device} and its grants are removed.")
+
+
+@app.command
+def disable(device: str, /, *, data: Data = None) -> None:
+    """Let nobody reach a device, and take no call of it, until it is enabled again. Its grants are kept.
+
+    ```
+    isthmus device disable PACS
+    ```
+
+    Args:
+        device: its AE title.
+    """
+    call(data, Part.ROUTER, "device_disable", device=device)
+    print(f"{device} is disabled.")
+
+
+@app.command
+def enable(device: str, /, *, data: Data = None) -> None:
+    """Enable a device again.
+
+    ```
+    isthmus device enable PACS
+    ```
+
+    Args:
+        device: its AE title.
+    """
+    call(data, Part.ROUTER, "device_enable", device=device)
+    print(f"{device} is enabled.")
+
+
+@app.command(name="test")
+def call_device(device: str, /, *, data: Data = None, as_json: AsJson = False) -> int:
+    """Call a device of this site with a C-ECHO from its Router, and say how far that came.
+
+    ```
+    isthmus device test PACS
+    ```
+
+    Args:
+        device: its AE title.
+    """
+    answer = call_running(data, Part.ROUTER, "device_test", device=device)
+    if as_json:
+        show.as_json(answer)
+    else:
+        show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    return 0 if answer.get("ok") else 1
+
+
+@app.command
+def unknown(*, data: Data = None, as_json: AsJson = False) -> None:
+    """List who called without being registered: title, address, how often, and when last.
+
+    ```
+    isthmus device unknown
+    ```
+    """
+    rows = call(data, Part.ROUTER, "unknown_callers")
+    if as_json:
+        return show.as_json(rows)
+    columns = {"title": "AE TITLE", "address": "ADDRESS", "called": "CALLED", "count": "TIMES", "last": "LAST"}
+    lines = [{**row, "last": show.moment(row["last"])} for row in rows]
+    show.table(lines, columns, empty="Nobody.")
+    for row in rows:
+        print(f"To add it: isthmus device add {row['title']}@{row['address']}")
+    return None
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    where = row["host"] if row["port"] is None else f"{row['host']}:{row['port']}"
+    return {**row, "address": where, "calls_from": [row["host"], *row["from_addresses"]]}
+
+
+def _print_what_to_enter(device: dict[str, Any]) -> None:
+    where = device.get("enter")
+    if where is None:
+        return
+    print("Enter in the device, for each remote device that `isthmus directory` shows:")
+    print(f"  AE title  as shown there\n  host      {where['host']}\n  port      {where['port']}")

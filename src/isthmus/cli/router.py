@@ -1,0 +1,118 @@
+"""`isthmus router ...`: join a network, run and administer this site's Router."""
+# ruff: noqa: D417 - the shared options --data and --json are explained in options.py
+
+import asyncio
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from isthmus.cli import show
+from isthmus.cli.call import call, call_running
+from isthmus.cli.options import AsJson, Data, Part, folder_of
+from isthmus.errors import OperatorError
+from isthmus.kit.names import HostPort
+
+app = App(name="router", help="Join a network, run and administer this site's Router.")
+
+
+@app.command
+def check(url: Annotated[str, Parameter(metavar="URL")], /, *, as_json: AsJson = False) -> int:
+    """Find out, before any invite, whether a Bridge can be reached from here: proxy, TLS, push, speed, clock.
+
+    Ends with a paragraph to send to the firewall team. The exit status is 1 if something is in the way.
+
+    ```
+    isthmus router check https://bridge.example.org:8443
+    ```
+
+    Args:
+        url: the Bridge's address, from its operator.
+    """
+    raise NotImplementedError
+
+
+@app.command
+def join(invite: Annotated[str | None, Parameter(metavar="INVITE")] = None, /, *, data: Data = None) -> None:
+    """Join a network with an invite: make this Router's keys and enrol at the Bridge that the invite names.
+
+    ```
+    isthmus router join isthmus-invite-1.eyJ1...
+    isthmus router join < invite.txt
+    ```
+
+    Args:
+        invite: the line that the Bridge's operator sent; without it, it is read from standard input.
+    """
+    if invite is None or invite == "-":
+        if sys.stdin.isatty():
+            print("Paste the invite and press Enter:", file=sys.stderr)
+        invite = sys.stdin.readline()
+    raise NotImplementedError
+
+
+@app.command
+def run(
+    *,
+    dicom: str = "0.0.0.0:11112",
+    console: str = "127.0.0.1:0",
+    verbose: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+) -> None:
+    """Run this site's Router until SIGTERM or Ctrl-C; then it takes nothing new and lets associations end first.
+
+    ```
+    isthmus router run
+    isthmus router run --dicom 192.0.2.5:104
+    ```
+
+    Args:
+        dicom: HOST:PORT where this site's devices reach all remote ones.
+        console: HOST:PORT of the control API and metrics; keep it on loopback. Port 0 takes any free one.
+        verbose: log details too.
+    """
+    from isthmus.cli.serve import run_until_stopped
+    from isthmus.router.app import RouterAddress, RouterConfig, run_router
+
+    config = RouterConfig(
+        data=folder_of(Part.ROUTER, data), dicom=HostPort.parse(dicom), console=HostPort.parse(console)
+    )
+
+    def ready(address: RouterAddress) -> None:
+        print(f"Router ready: DICOM at {address.dicom}, console at {address.console}", flush=True)
+
+    async def part(stop: asyncio.Event) -> None:
+        await run_router(config, stop, ready)
+
+    run_until_stopped(part, verbose=verbose)
+
+
+@app.command
+def pause(*, off: Annotated[bool, Parameter(negative="")] = False, data: Data = None) -> None:
+    """Take no new associations (devices hear "try again later"); those that are open go on.
+
+    ```
+    isthmus router pause
+    isthmus router pause --off
+    ```
+
+    Args:
+        off: take associations again.
+    """
+    call_running(data, Part.ROUTER, "pause", paused=not off)
+    print("Taking associations again." if off else "Paused. isthmus router pause --off takes associations again.")
+
+
+@app.command
+def status(*, data: Data = None, as_json: AsJson = False) -> None:
+    """Show this Router's site and ID (to read over the phone), its Bridge, its addresses and what it does.
+
+    ```
+    isthmus router status
+    ```
+    """
+    answer = call(data, Part.ROUTER, "status")
+    if as_json:
+        return show.as_json(answer)
+    show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    return None
