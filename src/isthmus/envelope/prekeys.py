@@ -32,7 +32,8 @@ _MLKEM_PUBLIC_BYTES: Final = 1184
 _X25519_BYTES: Final = 32
 _ID_LABEL: Final = b"isthmus/prekey-id/v1\0"
 _EXPORT_VERSION: Final = 1
-_EXPORT_BYTES: Final = 1 + PREKEY_ID_BYTES + 8 + _MLKEM_SEED_BYTES + _X25519_BYTES
+_CHECK_BYTES: Final = 16
+_EXPORT_BYTES: Final = 1 + 8 + _MLKEM_SEED_BYTES + _X25519_BYTES + _CHECK_BYTES
 
 _SUITE: Final = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
@@ -62,22 +63,21 @@ class PrekeyPair:
     @classmethod
     def load(cls, exported: bytes) -> Self:
         """Return the pair that `export` wrote. Raises OperatorError if the bytes are damaged."""
-        if len(exported) != _EXPORT_BYTES or exported[0] != _EXPORT_VERSION:
+        body, check = exported[:-_CHECK_BYTES], exported[-_CHECK_BYTES:]
+        if len(exported) != _EXPORT_BYTES or body[0] != _EXPORT_VERSION or check != _check(body):
             raise OperatorError("this prekey file is damaged or of another version")
-        milliseconds = int.from_bytes(exported[17:25], "big")
-        pair = cls._from_parts(exported[25:89], exported[89:], milliseconds / 1000)
-        if pair.prekey_id != exported[1:17]:
-            raise OperatorError("this prekey file is damaged: its key is not the one it names")
-        return pair
+        not_after, seed, x25519 = body[1:9], body[9:73], body[73:]
+        return cls._from_parts(seed, x25519, int.from_bytes(not_after, "big") / 1000)
 
     def export(self) -> bytes:
         """Return all of it, private parts included, for a file that only its owner reads.
 
-        Version 1 (1 byte), prekey id (16), not-after in milliseconds (8), ML-KEM seed d || z (64, FIPS 203), X25519
-        private key (32).
+        Version 1 (1 byte), not-after in milliseconds (8), ML-KEM seed d || z (64, FIPS 203), X25519 private key (32),
+        and the first 16 bytes of the SHA-256 of these, against bit rot.
         """
         milliseconds = round(self.not_after * 1000).to_bytes(8, "big")
-        return b"".join((bytes((_EXPORT_VERSION,)), self.prekey_id, milliseconds, self._seed, self._x25519))
+        body = b"".join((bytes((_EXPORT_VERSION,)), milliseconds, self._seed, self._x25519))
+        return body + _check(body)
 
     def published(self) -> Prekey:
         """Return the public half as the document that other sites get."""
@@ -110,3 +110,7 @@ def seal(public: bytes, plaintext: bytes, info: bytes) -> bytes:
         return _SUITE.encrypt(plaintext, MLKEM768X25519PublicKey(lattice, curve), info=info)
     except ValueError as error:
         raise Untrusted(f"this prekey cannot be sealed to: {error}") from error
+
+
+def _check(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:_CHECK_BYTES]

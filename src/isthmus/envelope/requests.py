@@ -60,7 +60,7 @@ def sign_request(
         raise LocalMisuse(f"a body digest has {_DIGEST_BYTES} bytes and a nonce {NONCE_BYTES}")
     time_ms = round(now * 1000)
     signature = identity.sign(_LABEL, _message(bridge, method, target, body_digest, time_ms, nonce))
-    return f"{SCHEME} router={identity.router_id},time={time_ms},nonce={_text(nonce)},signature={_text(signature)}"
+    return _spell(RequestSignature(identity.router_id, time_ms, nonce, signature))
 
 
 def parse_authorization(value: str) -> RequestSignature:
@@ -72,7 +72,10 @@ def parse_authorization(value: str) -> RequestSignature:
         router_id = RouterId.parse(match[1])
     except OperatorError as error:
         raise Problem(401, "Not signed", detail=str(error)) from error
-    return RequestSignature(router_id, int(match[2]), _bytes(match[3]), _bytes(match[4]))
+    signature = RequestSignature(router_id, int(match[2]), _bytes(match[3]), _bytes(match[4]))
+    if _spell(signature) != value:  # leading zeros, spare bits of base64: one signature has one spelling
+        raise Problem(401, "Not signed", detail="the Authorization header is not in its one spelling")
+    return signature
 
 
 def verify_request(
@@ -110,6 +113,11 @@ def verify_request(
 def _message(bridge: bytes, method: str, target: str, body_digest: bytes, time_ms: int, nonce: bytes) -> bytes:
     fields = (method.encode(), target.encode(), body_digest, time_ms.to_bytes(8, "big"), nonce, bridge)
     return pack_fields(fields)
+
+
+def _spell(signature: RequestSignature) -> str:
+    nonce, seal = _text(signature.nonce), _text(signature.signature)
+    return f"{SCHEME} router={signature.router_id},time={signature.time_ms},nonce={nonce},signature={seal}"
 
 
 def _text(value: bytes) -> str:

@@ -69,7 +69,7 @@ class Sealer:
         Raises LocalMisuse for a type that is not this stream's, for anything after FINAL, for more than
         MAX_PAYLOAD_BYTES and after MAX_SEGMENTS.
         """
-        sequence, length = self.sequence, memoryview(payload).nbytes
+        sequence, length = self.sequence, len(payload)
         self._check(type, length)
         header = _HEADER.pack(VERSION, type, 0, sequence, length)
         lead = b"".join((prefix, header, self._commitment)) if sequence == 0 else prefix + header
