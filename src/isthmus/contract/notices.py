@@ -23,6 +23,7 @@ class NoticeKind(IntEnum):
     DATA_BLOB = 18  # body: sequence (8 bytes) of a sealed data segment that waits as a blob
     CONTROL = 19  # body: a sealed control segment
     GONE = 20  # body: empty; this Router knows no such session
+    DIALLING = 21  # body: empty; the offer is good and the device is being called: be patient
 
 
 def pack(kind: NoticeKind, session_id: bytes, body: bytes = b"") -> bytes:

@@ -1,0 +1,136 @@
+"""The LAN listener: to its local devices, this Router is every remote device, on one port.
+
+The gate bounds what unknown connections may cost. Bytes are bounded by the upper layer, which checks a PDU's type and
+length before it keeps anything and gives a connection 5 s for its first PDU; numbers are bounded here.
+"""
+
+import asyncio
+import ssl
+from collections import OrderedDict
+from typing import Final
+
+import structlog
+
+from isthmus.association.machine import UpperLayer
+from isthmus.association.states import Role
+from isthmus.errors import OperatorError
+from isthmus.kit.names import HostPort
+from isthmus.relay.side import Side
+from isthmus.router.connection import DeviceConnection
+from isthmus.router.live import Live
+from isthmus.router.session import Session
+
+_log = structlog.get_logger()
+
+MAX_HALF_OPEN_PER_ADDRESS: Final = 64
+"""Connections of one address that have not sent their A-ASSOCIATE-RQ. A device sends it within milliseconds; the
+oldest one gives way to the newest, so that a flood of silent connections keeps nobody out."""
+MAX_HALF_OPEN: Final = 1024
+_BACKLOG: Final = 512
+
+
+class HalfOpen:
+    """The connections that have not asked for an association yet, oldest first."""
+
+    def __init__(self, per_address: int = MAX_HALF_OPEN_PER_ADDRESS, most: int = MAX_HALF_OPEN) -> None:
+        self._per_address = per_address
+        self._most = most
+        self._all: OrderedDict[LanConnection, str] = OrderedDict()
+        self._by_address: dict[str, OrderedDict[LanConnection, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: "LanConnection", address: str) -> "LanConnection | None":
+        """Note a new connection; return the one that must give way to it, if there are too many."""
+        same = self._by_address.setdefault(address, OrderedDict())
+        same[connection] = None
+        self._all[connection] = address
+        if len(same) > self._per_address:
+            return next(iter(same))
+        if len(self._all) > self._most:
+            return next(iter(self._all))
+        return None
+
+    def discard(self, connection: "LanConnection") -> None:
+        """Forget a connection that asked, or is gone."""
+        address = self._all.pop(connection, None)
+        if address is None:
+            return
+        same = self._by_address[address]
+        del same[connection]
+        if not same:
+            del self._by_address[address]
+
+
+class LanConnection(DeviceConnection):
+    """A connection that a device made to this Router."""
+
+    def __init__(self, live: Live, half_open: HalfOpen, *, tls: bool) -> None:
+        session = Session(live, live.core.clock)
+        super().__init__(Side(UpperLayer(Role.ACCEPTOR), device_asks=True), session, live.core.clock)
+        session.connection = self
+        session.over_tls = tls
+        self._session = session
+        self._half_open = half_open
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the gate's clock; the oldest of too many silent connections gives way."""
+        peer = transport.get_extra_info("peername")
+        self._session.address = str(peer[0]) if peer else ""
+        gives_way = self._half_open.add(self, self._session.address)
+        super().connection_made(transport)
+        if gives_way is not None:
+            _log.warning("too many silent connections: the oldest is dropped", address=gives_way.address)
+            self._half_open.discard(gives_way)
+            gives_way.drop()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Feed what was read; a connection that has asked is no longer half open."""
+        super().buffer_updated(nbytes)
+        if self.side.asked:
+            self._half_open.discard(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._half_open.discard(self)
+        super().connection_lost(exc)
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return self._session.address
+
+
+class LanListener:
+    """Listens for the devices of this site."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._half_open = HalfOpen()
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(self, at: HostPort, tls: ssl.SSLContext | None = None) -> HostPort:
+        """Listen; return where. Raises OperatorError naming the address if it is taken or not ours."""
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                lambda: LanConnection(self._live, self._half_open, tls=tls is not None),
+                at.host,
+                at.port,
+                ssl=tls,
+                backlog=_BACKLOG,
+            )
+        except OSError as error:
+            raise OperatorError(
+                f"cannot listen for devices at {at}: {error.strerror or error}",
+                hint="choose another with --dicom HOST:PORT",
+            ) from error
+        self._servers.append(server)
+        host, port = server.sockets[0].getsockname()[:2]
+        return HostPort(host, port)
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        for server in self._servers:
+            server.close()
