@@ -69,3 +69,13 @@ def comes_from(device: LocalDevice, address: str, hosts: HostNames) -> bool:
     if any(caller.version == network.version and caller in network for network in device.from_addresses):
         return True
     return caller in hosts.addresses(device.host)
+
+
+def address_towards(host: str) -> str:
+    """Return the address of this machine that `host` would reach it at; the machine's name if that is not known."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # a datagram socket sends nothing by this; the system only chooses a route
+            return str(probe.getsockname()[0])
+    except OSError:
+        return socket.gethostname()

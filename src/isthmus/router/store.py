@@ -17,7 +17,7 @@ from typing import Any, Self
 from isthmus.contract.documents import Prekey, SignedDocument, Statement
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import OperatorError
-from isthmus.kit.names import AETitle, SiteName
+from isthmus.kit.names import AETitle, HostPort, SiteName
 from isthmus.router.records import (
     Acceptance,
     Alias,
@@ -126,6 +126,15 @@ class Store:
     def raise_own_counter(self, counter: int) -> None:
         """Remember that `counter` is used up."""
         self._write("REPLACE INTO settings VALUES ('own_counter', ?)", str(max(counter, self.own_counter())))
+
+    def lan_address(self) -> HostPort | None:
+        """Return where devices reached this Router when it last ran."""
+        rows = self._rows("SELECT value FROM settings WHERE name = 'lan_address'")
+        return HostPort.parse(json.loads(rows[0][0])) if rows else None
+
+    def save_lan_address(self, address: HostPort) -> None:
+        """Remember where devices reach this Router."""
+        self._write("REPLACE INTO settings VALUES ('lan_address', ?)", json.dumps(str(address)))
 
     # -- devices
 
