@@ -5,7 +5,9 @@ with the A-ASSOCIATE-RJ that the caller's device is to hear.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -31,10 +33,10 @@ REPEAT_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # an accept that nobody seems
 
 @dataclass(slots=True)
 class _Answering:
-    """An offer in hand: `reply` is the accept, once there is one, for an offer that comes again."""
+    """An offer in hand: `again` sends the accept once more, once there is one, for an offer that comes again."""
 
     task: asyncio.Task[None] | None = None
-    reply: bytes | None = field(default=None, repr=False)
+    again: Callable[[], Coroutine[None, None, None]] | None = None
 
 
 class Answering:
@@ -47,9 +49,8 @@ class Answering:
     def offer(self, session_id: bytes, notice: bytes) -> None:
         """Take an OFFER notice; one that comes again gets the same answer again."""
         if (known := self._answering.get(session_id)) is not None:
-            if known.reply is not None and (link := self._live.links.get(session_id)) is not None:
-                tell = self._live.tell(link.to, NoticeKind.ACCEPT, session_id, known.reply)
-                self._live.core.tasks.spawn(tell, name="answer again")
+            if known.again is not None:
+                self._live.core.tasks.spawn(known.again(), name="answer again")
             return
         state = self._answering[session_id] = _Answering()
         state.task = self._live.core.tasks.spawn(self._answer(session_id, notice, state), name="answer an offer")
@@ -104,8 +105,7 @@ class Answering:
         session.device_asks = False
         try:
             admission = core.directory.admit(opened.initiator, opened.calling, opened.called)
-            if live.paused:
-                raise AssociationRefused("this Router is paused or stopping", result=2, source=3, reason=2)
+            live.demand_room("")
             await self._relay(opened, admission, session, state)
         except AssociationRefused as refused:
             _log.info(
@@ -117,15 +117,13 @@ class Answering:
                 hint=refused.hint,
             )
             core.metrics.refused(f"{refused.result}/{refused.source}/{refused.reason}")
-            core.audit.refused(calling=opened.calling, called=opened.called, address="", reason=str(refused))
+            core.audit.refused(calling=opened.calling, called=opened.called, outcome=str(refused))
             await self._reply_refusal(opened, as_reject(refused))
         finally:
             patience.cancel()
 
-    async def _relay(
-        self, opened: OpenedOffer, admission: Admission, session: Session, state: _Answering
-    ) -> None:
-        live, core = self._live, self._live.core
+    async def _relay(self, opened: OpenedOffer, admission: Admission, session: Session, state: _Answering) -> None:
+        live = self._live
         try:
             request = AssociateRequest.parse(opened.request)
         except RemoteMisuse as error:
@@ -156,16 +154,18 @@ class Answering:
             accept_view = accept_view.with_titles(called=request.called, calling=request.calling)
         self._accept(opened, accept_view.raw, session, state)
 
-    def _accept(
-        self, opened: OpenedOffer, raw: bytes, session: Session | HollowSession, state: _Answering
-    ) -> None:
+    def _accept(self, opened: OpenedOffer, raw: bytes, session: Session | HollowSession, state: _Answering) -> None:
         live, core = self._live, self._live.core
         acceptance = opened.accept(
             core.identity, decision=Decision.ACCEPTED, answer=raw, window=FIRST_CREDIT, random=core.random
         )
-        state.reply = pack_fields((acceptance.accept, acceptance.signature, acceptance.answer_box))
-        live.join(session, opened.session_id, opened.initiator, acceptance.keys, opened.window, FIRST_CREDIT)
-        repeat = core.tasks.spawn(self._reply(opened, state.reply), name="say that a device accepted")
+        reply = pack_fields((acceptance.accept, acceptance.signature, acceptance.answer_box))
+        state.again = functools.partial(live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, reply)
+        session.session_id = opened.session_id
+        session.link = live.join(
+            session, opened.session_id, opened.initiator, acceptance.keys, credit_out=opened.window
+        )
+        repeat = core.tasks.spawn(self._reply(state.again), name="say that a device accepted")
         session.on_heard = repeat.cancel
         if isinstance(session, Session):
             live.established(session)
@@ -177,10 +177,11 @@ class Answering:
                 session=opened.session_id.hex()[:8],
             )  # fmt: skip
 
-    async def _reply(self, opened: OpenedOffer, reply: bytes) -> None:
+    @staticmethod
+    async def _reply(send: Callable[[], Coroutine[None, None, None]]) -> None:
         """Send the accept, and again until the caller's Router is heard: a notice may be lost."""
         for delay in REPEAT_SECONDS:
-            await self._live.tell(opened.initiator, NoticeKind.ACCEPT, opened.session_id, reply)
+            await send()
             await asyncio.sleep(delay)
 
     async def _reply_refusal(self, opened: OpenedOffer, raw: bytes) -> None:
@@ -192,5 +193,3 @@ class Answering:
     async def _say_dialling(self, opened: OpenedOffer) -> None:
         await asyncio.sleep(PATIENCE_SECONDS)
         await self._live.tell(RouterId(opened.initiator), NoticeKind.DIALLING, opened.session_id)
-
-

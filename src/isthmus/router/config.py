@@ -33,9 +33,14 @@ class RouterLimits:
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """Where a Router keeps its data, listens for DICOM, and serves its control API (port 0: any free one)."""
+    """Where a Router keeps its data, listens for DICOM, and serves its control API (port 0: any free one).
+
+    `dicom_tls` is a second listener for devices that speak DICOM TLS; its certificate, key and the certificates that
+    may sign the devices' are `tls/certificate.pem`, `tls/key.pem` and `tls/devices.pem` in the data folder.
+    """
 
     data: Path
     dicom: HostPort = DEFAULT_DICOM
+    dicom_tls: HostPort | None = None
     console: HostPort = DEFAULT_CONSOLE
     limits: RouterLimits = field(default_factory=RouterLimits)

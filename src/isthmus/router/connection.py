@@ -1,4 +1,4 @@
-"""The driver of one TCP connection to a device: reads, feeds the Side, performs what it asks, sleeps until its deadline.
+"""The driver of one TCP connection to a device: reads, feeds the Side, performs what it asks, keeps its deadline.
 
 Nothing here decides anything. Reading stops while the far side gives no credit; the connection is then watched for
 hang-up, which a socket that nobody reads does not tell.

@@ -9,7 +9,7 @@ from isthmus.contract.notices import SESSION_ID_BYTES
 from isthmus.dicom.framing import Framer, Pdu, PduType
 from isthmus.dicom.pdus import RELEASE_RP
 from isthmus.errors import IsthmusError, RemoteMisuse
-from isthmus.relay.ending import EndKind, Ending
+from isthmus.relay.ending import Ending, EndKind
 from isthmus.router.link import Link
 
 _INVALID_PARAMETER = 6  # PS3.8 table 9-26: P-DATA on a context that was not accepted
@@ -21,7 +21,7 @@ class HollowSession:
     def __init__(self) -> None:
         self.session_id = bytes(SESSION_ID_BYTES)
         self.link: Link | None = None
-        self.on_heard: Callable[[], None] | None = None
+        self.on_heard: Callable[[], object] | None = None
         self._framer = Framer()
 
     def on_data(self, payload: bytes) -> None:

@@ -16,25 +16,25 @@ from isthmus.association.states import Role
 from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 from isthmus.relay.side import Side
+from isthmus.router.config import RouterLimits
 from isthmus.router.connection import DeviceConnection
 from isthmus.router.live import Live
 from isthmus.router.session import Session
 
 _log = structlog.get_logger()
 
-MAX_HALF_OPEN_PER_ADDRESS: Final = 64
-"""Connections of one address that have not sent their A-ASSOCIATE-RQ. A device sends it within milliseconds; the
-oldest one gives way to the newest, so that a flood of silent connections keeps nobody out."""
-MAX_HALF_OPEN: Final = 1024
 _BACKLOG: Final = 512
 
 
 class HalfOpen:
-    """The connections that have not asked for an association yet, oldest first."""
+    """The connections that have not sent their A-ASSOCIATE-RQ yet, oldest first.
 
-    def __init__(self, per_address: int = MAX_HALF_OPEN_PER_ADDRESS, most: int = MAX_HALF_OPEN) -> None:
-        self._per_address = per_address
-        self._most = most
+    A device sends it within milliseconds. Of too many the oldest gives way to the newest, so that a flood of silent
+    connections keeps nobody out.
+    """
+
+    def __init__(self, limits: RouterLimits) -> None:
+        self._limits = limits
         self._all: OrderedDict[LanConnection, str] = OrderedDict()
         self._by_address: dict[str, OrderedDict[LanConnection, None]] = {}
 
@@ -46,9 +46,9 @@ class HalfOpen:
         same = self._by_address.setdefault(address, OrderedDict())
         same[connection] = None
         self._all[connection] = address
-        if len(same) > self._per_address:
+        if len(same) > self._limits.half_open_per_address:
             return next(iter(same))
-        if len(self._all) > self._most:
+        if len(self._all) > self._limits.half_open:
             return next(iter(self._all))
         return None
 
@@ -107,7 +107,7 @@ class LanListener:
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._half_open = HalfOpen()
+        self._half_open = HalfOpen(live.core.limits)
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, at: HostPort, tls: ssl.SSLContext | None = None) -> HostPort:

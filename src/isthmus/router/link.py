@@ -1,6 +1,8 @@
 """What joins the two halves of a session: a Duplex over the cloud, or, between devices of one site, nothing at all."""
 
 import asyncio
+import functools
+from collections.abc import Callable
 from typing import Protocol
 
 from isthmus.cloudio.stream import DuplexObserver
@@ -33,55 +35,64 @@ class Link(Protocol):
 class LocalLink:
     """One end of a link inside this Router. At most `window` bytes are on the way in each direction."""
 
-    def __init__(self, observer: DuplexObserver, window: int = 4 * 1024 * 1024) -> None:
-        self._observer = observer
-        self._window = window
-        self._in_flight = 0
-        self._starved = False
-        self._closed = False
-        self._other: LocalLink | None = None
+    def __init__(self, out: "_Way", back: "_Way") -> None:
+        self._out = out
+        self._back = back
 
     @classmethod
     def pair(cls, one: DuplexObserver, two: DuplexObserver) -> tuple["LocalLink", "LocalLink"]:
-        """Return two ends that are joined."""
-        a, b = cls(one), cls(two)
-        a._other, b._other = b, a
-        return a, b
+        """Return two ends that are joined: what is written to one comes to the other's observer."""
+        onward, back = _Way(writer=one, reader=two), _Way(writer=two, reader=one)
+        return cls(onward, back), cls(back, onward)
 
     def write(self, data: bytes | bytearray | memoryview, *, flush: bool) -> bool:
         """Hand the bytes to the other end in the next turn of the loop."""
         del flush
-        self._in_flight += len(data)
-        self._soon("on_data", bytes(data))
-        self._starved = self._in_flight >= self._window
-        return not self._starved
+        return self._out.write(bytes(data))
 
     def finish(self) -> None:
         """Tell the other end that this was all."""
-        self._soon("on_final")
+        self._out.soon(self._out.reader.on_final)
 
     def consumed(self, count: int) -> None:
         """Let the other end write that much more."""
-        other = self._other
-        if other is None:
-            return
-        other._in_flight -= count
-        if other._starved and other._in_flight <= other._window // 2:
-            other._starved = False
-            asyncio.get_running_loop().call_soon(other._observer.on_writable)
+        self._back.consumed(count)
 
     def signal(self, payload: bytes) -> None:
         """Hand a signal to the other end."""
-        self._soon("on_signal", payload)
+        self._out.soon(functools.partial(self._out.reader.on_signal, payload))
 
     def close(self) -> None:
         """Hear nothing more."""
-        self._closed = True
+        self._back.closed = True
 
-    def _soon(self, event: str, *arguments: bytes) -> None:
-        if self._other is not None:
-            asyncio.get_running_loop().call_soon(self._other._deliver, event, arguments)
 
-    def _deliver(self, event: str, arguments: tuple[bytes, ...]) -> None:
-        if not self._closed:
-            getattr(self._observer, event)(*arguments)
+class _Way:
+    """One direction of a local link."""
+
+    def __init__(self, *, writer: DuplexObserver, reader: DuplexObserver, window: int = 4 * 1024 * 1024) -> None:
+        self.writer = writer
+        self.reader = reader
+        self.closed = False
+        self._window = window
+        self._on_the_way = 0
+        self._starved = False
+
+    def write(self, data: bytes) -> bool:
+        self._on_the_way += len(data)
+        self._starved = self._on_the_way >= self._window
+        self.soon(functools.partial(self.reader.on_data, data))
+        return not self._starved
+
+    def consumed(self, count: int) -> None:
+        self._on_the_way -= count
+        if self._starved and self._on_the_way <= self._window // 2:
+            self._starved = False
+            self.soon(self.writer.on_writable)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(self._do, call)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        if not self.closed:
+            call()

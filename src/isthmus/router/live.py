@@ -13,11 +13,12 @@ from typing import Final, Protocol
 import structlog
 
 from isthmus.adapters.bridge_http import BridgeClient
-from isthmus.cloudio.stream import Cloud, Duplex, Pool
+from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
 from isthmus.contract.rest import SessionCount, SessionEnd
 from isthmus.envelope.identity import Identity, RouterId
-from isthmus.envelope.offers import SessionKeys
+from isthmus.envelope.keys import SessionKeys
 from isthmus.envelope.prekeys import PrekeyPair
 from isthmus.errors import AssociationRefused, IsthmusError, ProviderTrouble
 from isthmus.kit.clock import Clock
@@ -26,10 +27,10 @@ from isthmus.kit.tasks import Tasks
 from isthmus.relay.policy import ReturnWanted, Way
 from isthmus.relay.side import Answered, Asked, Outcome, RefusedHere
 from isthmus.router.audit import Audit
+from isthmus.router.config import RouterLimits
 from isthmus.router.directory import Directory
-from isthmus.router.hollow import HollowSession
 from isthmus.router.metrics import Metrics
-from isthmus.router.session import Parties, Session
+from isthmus.router.session import Session
 
 _log = structlog.get_logger()
 
@@ -37,6 +38,8 @@ FIRST_CREDIT: Final = 4 * 1024 * 1024
 """Stream bytes that each side may send before it hears from the other: several round trips' worth on most links."""
 RETURN_MEMORY_SECONDS: Final = 60.0
 """How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
+
+_OF_SET_UP: Final = frozenset({NoticeKind.ACCEPT, NoticeKind.DIALLING})
 
 Random = Callable[[int], bytes]
 
@@ -55,6 +58,7 @@ class Core:
     tasks: Tasks
     audit: Audit
     metrics: Metrics
+    limits: RouterLimits
     random: Random = secrets.token_bytes
 
 
@@ -132,9 +136,7 @@ class Live:
         kind = notice[0]
         session_id = notice[1:PREFIX_BYTES]
         if (link := self.links.get(session_id)) is not None and kind != NoticeKind.OFFER:
-            if kind == NoticeKind.ACCEPT:
-                link.poke()  # the far side does not know that its first one arrived
-            elif kind != NoticeKind.DIALLING:
+            if kind not in _OF_SET_UP:  # an accept that is repeated has been heard already
                 link.receive(notice)
         elif (waiting := self.waiting.get(session_id)) is not None:
             self._answer_came(kind, notice, waiting)
@@ -163,14 +165,14 @@ class Live:
 
     def join(
         self,
-        session: Session,
+        observer: DuplexObserver,
         session_id: bytes,
         far_router: str,
         keys: SessionKeys,
+        *,
         credit_out: int,
-        first_credit: int,
-    ) -> None:
-        """Give a session its stream over the cloud, and register it."""
+    ) -> Duplex:
+        """Open the session's stream over the cloud, run it, and route its notices to it; `observer` hears of it."""
         core = self.core
         link = Duplex(
             session_id=session_id,
@@ -180,32 +182,29 @@ class Live:
             pool=core.pool,
             clock=core.clock,
             first_credit_out=credit_out,
-            first_credit_in=first_credit,
-            observer=session,
+            first_credit_in=FIRST_CREDIT,
+            observer=observer,
         )
-        session.session_id = session_id
-        session.link = link
         self.links[session_id] = link
-        core.tasks.spawn(self._run(link, session_id, session), name=f"stream of {session_id.hex()[:8]}")
+        core.tasks.spawn(self._run(link, session_id, observer), name=f"stream of {session_id.hex()[:8]}")
+        return link
 
-    async def _run(self, link: Duplex, session_id: bytes, session: Session | HollowSession) -> None:
+    async def _run(self, link: Duplex, session_id: bytes, observer: DuplexObserver) -> None:
         try:
             await link.run()
         finally:
             self.links.pop(session_id, None)
             self.core.metrics.resent(link.stats.resent)
-            self._forget(session_id)
-        if isinstance(session, Session) and session.outcome is None:
-            session.on_broken(StreamEnded())
-
-    def _forget(self, session_id: bytes) -> None:
-        if self._answerer is not None:
-            self._answerer.forget(session_id)
+            if self._answerer is not None:
+                self._answerer.forget(session_id)
+        if isinstance(observer, Session) and observer.outcome is None:
+            observer.on_broken(StreamEnded())
 
     def established(self, session: Session) -> None:
         """A session relays from now on."""
         self.sessions[session.session_id] = session
         self.idle.clear()
+        self.core.audit.opened(session)
         self.core.metrics.opened(seconds=self.core.clock.now() - session.started)
 
     # -- the sessions' owner ---------------------------------------------------------------------------------------
@@ -306,6 +305,17 @@ class Live:
             for session in self.sessions.values()
             if session.parties is not None and session.parties.far_site is not None
         ]
+
+    def demand_room(self, address: str) -> None:
+        """Raise AssociationRefused (2/3/2) if this Router, or this address, has its number of associations."""
+        limits = self.core.limits
+        if self.paused:
+            raise refusal("this Router is paused or stopping", reason=2, hint="isthmus router pause --off")
+        if len(self.sessions) >= limits.live:
+            raise refusal(f"this Router relays its {limits.live} associations", reason=2)
+        same = sum(session.address == address for session in self.sessions.values())
+        if address and same >= limits.live_per_address:
+            raise refusal(f"{address} has its {limits.live_per_address} associations", reason=2)
 
     def of_device(self, network_title: AETitle) -> int:
         """Return how many associations are relayed to a device of ours now."""

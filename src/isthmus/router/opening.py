@@ -16,7 +16,7 @@ from isthmus.dicom.associate import AssociateAccept, AssociateRequest
 from isthmus.dicom.framing import PduType
 from isthmus.dicom.pdus import Abort, Reject
 from isthmus.envelope.offers import Answer, Decision, OfferDraft, make_offer
-from isthmus.errors import AssociationRefused, IsthmusError, Problem, ProviderTrouble, RemoteMisuse
+from isthmus.errors import AssociationRefused, IsthmusError, Problem, ProviderTrouble
 from isthmus.kit.names import AETitle
 from isthmus.relay.side import Answered, Asked
 from isthmus.router.calling import call_device
@@ -66,9 +66,7 @@ class Opening:
                 hint=refused.hint,
             )
             core.metrics.refused(f"{refused.result}/{refused.source}/{refused.reason}")
-            core.audit.refused(
-                calling=request.calling, called=request.called, address=session.address, reason=str(refused)
-            )
+            core.audit.refused(calling=request.calling, called=request.called, outcome=str(refused))
             now = core.clock.monotonic()
             connection.do(connection.side.reject(refused.result, refused.source, refused.reason, now))
         except IsthmusError as error:
@@ -81,8 +79,7 @@ class Opening:
     async def _route(self, session: Session, request: AssociateRequest) -> None:
         live, core = self._live, self._live.core
         caller = core.directory.identify(request.calling, session.address, request.called)
-        if live.paused:
-            raise refusal("this Router is paused or stopping", reason=2, hint="`isthmus router pause --off` ends that")
+        live.demand_room(session.address)
         target, parent = self._resolve(caller, request.called)
         if isinstance(target, LocalDevice):
             await self._open_locally(session, request, caller, target)
@@ -115,10 +112,39 @@ class Opening:
         parent: bytes | None,
     ) -> None:
         live, core = self._live, self._live.core
-        session_id = core.random(SESSION_ID_BYTES)
+        session.parties = Parties(caller.network_title, target.title, target.site, target.router_id)
+        session.services = tuple(sorted(target.services))
         wire = request
         if caller.network_title != request.calling or target.title != request.called:
             wire = request.with_titles(called=target.title, calling=caller.network_title)
+        session_id, answer = await self.offer(caller, target, wire, parent)
+        session.session_id = session_id
+        connection = session.connection
+        assert connection is not None
+        now = core.clock.monotonic()
+        if answer.decision is Decision.REJECTED:
+            self._pass_refusal_on(session, answer.answer)
+            return
+        accept = AssociateAccept.parse(answer.answer)
+        if wire is not request:
+            accept = accept.with_titles(called=request.called, calling=request.calling)
+        session.link = live.join(session, session_id, target.router_id, answer.keys, credit_out=answer.window)
+        live.established(session)
+        _log.info(
+            "association open", calling=request.calling, called=request.called, site=target.site,
+            session=session_id.hex()[:8], contexts=len(accept.accepted_ids),
+        )  # fmt: skip
+        connection.do(connection.side.accept(accept.raw, now))
+
+    async def offer(
+        self, caller: LocalDevice, target: RemoteDevice, request: AssociateRequest, parent: bytes | None = None
+    ) -> tuple[bytes, Answer]:
+        """Offer a session to the far Router; return its id and the far device's answer to `request`.
+
+        Raises AssociationRefused; the far Router then lets its device go.
+        """
+        core = self._live.core
+        session_id = core.random(SESSION_ID_BYTES)
         draft = make_offer(
             core.identity,
             session_id=session_id,
@@ -126,7 +152,7 @@ class Opening:
             prekey=target.prekey,
             calling=caller.network_title,
             called=target.title,
-            request=wire.raw,
+            request=request.raw,
             window=FIRST_CREDIT,
             now=core.clock.now(),
             random=core.random,
@@ -141,29 +167,11 @@ class Opening:
             request=draft.request_box,
             parent=parent,
         )
-        session.session_id = session_id
-        session.parties = Parties(caller.network_title, target.title, target.site, target.router_id)
-        session.services = tuple(sorted(target.services))
-        answer = await self._offer(session_id, ask, draft, target)
-        connection = session.connection
-        assert connection is not None
-        now = core.clock.monotonic()
-        if answer.decision is Decision.REJECTED:
-            self._pass_refusal_on(session, answer.answer)
-            return
-        accept = AssociateAccept.parse(answer.answer)
-        if wire is not request:
-            accept = accept.with_titles(called=request.called, calling=request.calling)
-        live.join(session, session_id, target.router_id, answer.keys, answer.window, FIRST_CREDIT)
-        live.established(session)
-        _log.info(
-            "association open", calling=request.calling, called=request.called, site=target.site,
-            session=session_id.hex()[:8], contexts=len(accept.accepted_ids),
-        )  # fmt: skip
-        connection.do(connection.side.accept(accept.raw, now))
+        return session_id, await self._answer_to(session_id, ask, draft, target)
 
-    async def _offer(self, session_id: bytes, ask: SessionRequest, draft: OfferDraft, target: RemoteDevice) -> Answer:
-        """Return the far device's answer. Raises AssociationRefused; the far Router then lets its device go."""
+    async def _answer_to(
+        self, session_id: bytes, ask: SessionRequest, draft: OfferDraft, target: RemoteDevice
+    ) -> Answer:
         live, core = self._live, self._live.core
         waiting = Waiting(asyncio.get_running_loop().create_future())
         live.waiting[session_id] = waiting
@@ -174,7 +182,7 @@ class Opening:
                 try:
                     accept, signature, answer_box = unpack_fields(body, 3)
                     answer = draft.open_accept(accept, signature, answer_box, target.public_key)
-                except (RemoteMisuse, IsthmusError) as error:
+                except IsthmusError as error:
                     _log.warning("an answer that does not verify", site=target.site, why=str(error))
                     waiting.answer = asyncio.get_running_loop().create_future()
                     continue
@@ -237,9 +245,7 @@ class Opening:
             answer=answer,
         )
         core.metrics.refused(answer)
-        core.audit.refused(
-            calling=parties.calling, called=parties.called, address=session.address, reason=f"refused there: {answer}"
-        )
+        core.audit.refused(calling=parties.calling, called=parties.called, outcome=f"refused there: {answer}")
 
     # -- within this site ------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Session:
         self.address = ""
         self.connection: DeviceConnection | None = None
         self.link: Link | None = None
-        self.on_heard: Callable[[], None] | None = None
+        self.on_heard: Callable[[], object] | None = None
         self._last_words: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
