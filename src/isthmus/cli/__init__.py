@@ -24,6 +24,7 @@ app = App(
     """,
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 # These modules are light: what is heavy they import inside their functions.

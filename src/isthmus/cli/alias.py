@@ -24,14 +24,17 @@ def add(
 
     ```
     isthmus alias add SOUTH_PACS PACS2
+    isthmus alias add ARCHIVE@south PACS2
     ```
 
     Args:
-        title: the network AE title of the remote device.
+        title: the network AE title of the remote device, or TITLE@SITE to be sure whose it is.
         shown_as: the AE title under which this site's devices see it.
     """
-    call(data, Part.ROUTER, "alias_add", title=title, shown_as=shown_as)
+    answer = call(data, Part.ROUTER, "alias_add", title=title, shown_as=shown_as)
     print(f"Devices here reach {title} as {shown_as}.")
+    for note in answer.get("notes", []):
+        print(f"Note: {note}")
 
 
 @app.command(name="list")

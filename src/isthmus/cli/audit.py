@@ -23,12 +23,22 @@ def audit(*, limit: int = 100, data: Data = None, as_json: AsJson = False) -> No
     columns = {
         "at": "WHEN",
         "what": "WHAT",
-        "site": "SITE",
         "calling": "CALLING",
         "called": "CALLED",
+        "site": "SITE",
+        "services": "FOR",
         "outcome": "OUTCOME",
         "bytes_out": "OUT",
         "bytes_in": "IN",
     }
-    show.table([{**row, "at": show.moment(row["at"])} for row in rows], columns, empty="Nothing yet.")
+    lines = [
+        {
+            **row,
+            "at": show.moment(row["at"]),
+            "bytes_out": show.size(row["bytes_out"]),
+            "bytes_in": show.size(row["bytes_in"]),
+        }
+        for row in rows
+    ]
+    show.table(lines, columns, empty="Nothing yet.")
     return None

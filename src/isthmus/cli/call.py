@@ -71,4 +71,11 @@ def _ask(control: dict[str, object], operation: str, arguments: dict[str, object
 
 
 def _do_here(folder: Path, part: Part, operation: str, arguments: dict[str, object]) -> Any:
-    raise NotImplementedError
+    if part is Part.ROUTER:
+        from isthmus.router.administration import open_administration
+
+        with open_administration(folder) as router:
+            return router.perform(operation, arguments)
+    from isthmus.bridge.administration import perform_in_folder
+
+    return perform_in_folder(folder, operation, arguments)

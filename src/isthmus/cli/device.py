@@ -66,16 +66,6 @@ def add(
         tls_key: PEM file with the private key of that certificate.
         tls_any_host: do not insist that the device's certificate names HOST.
     """
-    security: dict[str, Any] | None = None
-    if tls or tls_from:
-        security = {
-            "to_device": tls,
-            "from_device": tls_from,
-            "ca": tls_ca and str(tls_ca.resolve()),
-            "certificate": tls_certificate and str(tls_certificate.resolve()),
-            "key": tls_key and str(tls_key.resolve()),
-            "check_host_name": not tls_any_host,
-        }
     device = call(
         data,
         Part.ROUTER,
@@ -88,10 +78,84 @@ def add(
         max_associations=max_associations,
         strip_async=strip_async or None,
         callers_as=callers_as,
-        tls=security,
+        tls=_tls(tls, tls_from, tls_ca, tls_certificate, tls_key, tls_any_host),
     )
     print(f"Added {device['title']}; other sites will know it as {device['network_title']}.")
+    _print_notes(device)
     _print_what_to_enter(device)
+
+
+@app.command(name="set")
+def set_(
+    device: str,
+    /,
+    *,
+    address: Annotated[str | None, Parameter(metavar="AET@HOST[:PORT]")] = None,
+    host: str | None = None,
+    port: int | None = None,
+    name: str | None = None,
+    title: Annotated[str | None, Parameter(metavar="NETWORK_AET")] = None,
+    from_address: Annotated[list[str] | None, Parameter(metavar="CIDR", negative="")] = None,
+    associate_timeout: float | None = None,
+    max_associations: int | None = None,
+    strip_async: bool | None = None,
+    callers_as: Annotated[str | None, Parameter(metavar="AET")] = None,
+    tls: Annotated[bool, Parameter(negative="")] = False,
+    tls_from: Annotated[bool, Parameter(negative="")] = False,
+    tls_ca: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    tls_certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    tls_key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    tls_any_host: Annotated[bool, Parameter(negative="")] = False,
+    plain: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+) -> None:
+    """Change what is given of a device; all else stays as it is.
+
+    ```
+    isthmus device set PACS --host 192.0.2.21
+    isthmus device set PACS --tls --tls-ca hospital-ca.pem
+    ```
+
+    Args:
+        device: its AE title.
+        address: a new AE title, host and port in one.
+        host: where it is now.
+        port: where it listens now; 0 means that it only calls.
+        name: what people call it.
+        title: AE title under which other sites know it.
+        from_address: one more range that its calls may come from.
+        associate_timeout: seconds to wait for its answer to an A-ASSOCIATE-RQ.
+        max_associations: how many associations it takes at once; 0 is no limit.
+        strip_async: leave the asynchronous operations window out of what it is sent.
+        callers_as: the one calling title under which it sees other sites' devices; empty for their own ones.
+        tls: call the device with DICOM TLS.
+        tls_from: insist on DICOM TLS when the device calls.
+        tls_ca: PEM file with the certificates that may sign the device's; without it, the system's.
+        tls_certificate: PEM file that the Router presents to the device.
+        tls_key: PEM file with the private key of that certificate.
+        tls_any_host: do not insist that the device's certificate names its host.
+        plain: no TLS in either direction any more.
+    """
+    changed = call(
+        data,
+        Part.ROUTER,
+        "device_set",
+        device=device,
+        address=address,
+        host=host,
+        port=port,
+        name=name,
+        title=title,
+        from_address=from_address,
+        associate_timeout=associate_timeout,
+        max_associations=max_associations,
+        strip_async=strip_async,
+        callers_as=callers_as,
+        tls=_tls(tls, tls_from, tls_ca, tls_certificate, tls_key, tls_any_host),
+        plain=plain or None,
+    )
+    print(f"Changed {changed['title']}; other sites know it as {changed['network_title']}.")
+    _print_notes(changed)
 
 
 @app.command(name="list")
@@ -123,7 +187,13 @@ def show_(device: str, /, *, data: Data = None, as_json: AsJson = False) -> None
     answer = call(data, Part.ROUTER, "device_show", device=device)
     if as_json:
         return show.as_json(answer)
-    show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    show.facts((name.replace("_", " "), value) for name, value in answer.items() if not isinstance(value, (dict, list)))
+    print("\nGrants:")
+    for grant in answer["grants"]:
+        print(f"  {grant['grant_id']}: {grant['caller'] or 'all'} of {grant['site']}, {show.words(grant['services'])}")
+    if not answer["grants"]:
+        print("  none: no other site reaches it")
+    print()
     _print_what_to_enter(answer)
     return None
 
@@ -216,9 +286,31 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "address": where, "calls_from": [row["host"], *row["from_addresses"]]}
 
 
+def _tls(
+    to_device: bool, from_device: bool, ca: Path | None, certificate: Path | None, key: Path | None, any_host: bool
+) -> dict[str, Any] | None:
+    if not (to_device or from_device):
+        return None
+    return {
+        "to_device": to_device,
+        "from_device": from_device,
+        "ca": _absolute(ca),
+        "certificate": _absolute(certificate),
+        "key": _absolute(key),
+        "check_host_name": not any_host,
+    }
+
+
+def _absolute(file: Path | None) -> str | None:
+    return None if file is None else str(file.expanduser().resolve())
+
+
+def _print_notes(answer: dict[str, Any]) -> None:
+    for note in answer.get("notes", []):
+        print(f"Note: {note}")
+
+
 def _print_what_to_enter(device: dict[str, Any]) -> None:
-    where = device.get("enter")
-    if where is None:
-        return
-    print("Enter in the device, for each remote device that `isthmus directory` shows:")
+    where = device["enter"]
+    print("Enter in the device, for each remote one that `isthmus directory` shows:")
     print(f"  AE title  as shown there\n  host      {where['host']}\n  port      {where['port']}")

@@ -55,6 +55,8 @@ def add(
     )
     who = caller or "every device"
     print(f"Grant {granted['grant_id']}: {who} of {site} may reach {device} for {show.words(granted['services'])}.")
+    for note in granted.get("notes", []):
+        print(f"Note: {note}")
 
 
 @app.command(name="list")

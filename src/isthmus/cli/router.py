@@ -114,5 +114,44 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
     answer = call(data, Part.ROUTER, "status")
     if as_json:
         return show.as_json(answer)
+    alerts = answer.pop("alerts", {})
+    router_id = answer.pop("router_id")
+    show.facts(
+        [("router id", answer.pop("spoken", router_id)), *((name.replace("_", " "), it) for name, it in answer.items())]
+    )
+    for site, texts in alerts.items():
+        for text in texts:
+            print(f"{site}: {text}")
+    return None
+
+
+@app.command
+def settings(
+    *,
+    ignore_title_case: bool | None = None,
+    open_returns: bool | None = None,
+    audit_days: int | None = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings of this Router, or change those that are given.
+
+    ```
+    isthmus router settings
+    isthmus router settings --audit-days 3650
+    ```
+
+    Args:
+        ignore_title_case: compare AE titles without regard to case; the standard says otherwise.
+        open_returns: whether a C-MOVE or N-ACTION of this site lets its answers in for seven days.
+        audit_days: how long audit rows are kept.
+    """
+    given = {"ignore_title_case": ignore_title_case, "open_returns": open_returns, "audit_days": audit_days}
+    if any(value is not None for value in given.values()):
+        answer = call(data, Part.ROUTER, "setting_set", **given)
+    else:
+        answer = call(data, Part.ROUTER, "setting_list")
+    if as_json:
+        return show.as_json(answer)
     show.facts((name.replace("_", " "), value) for name, value in answer.items())
     return None

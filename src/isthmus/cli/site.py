@@ -33,6 +33,11 @@ def list_(*, data: Data = None, as_json: AsJson = False) -> None:
         "online": "ONLINE",
     }
     show.table(rows, columns, empty="No other site yet. The Bridge's operator invites them.")
+    for row in rows:
+        if row["key_changed"]:
+            print(f"{row['site']} has another key than the accepted one; nothing flows. Compare Router IDs again.")
+        for alert in row["alerts"]:
+            print(f"{row['site']}: {alert}")
     return None
 
 
@@ -81,13 +86,25 @@ def remove(site: str, /, *, data: Data = None) -> None:
     print(f"{site} is no longer accepted here. Its grants are kept, and hold again if it is accepted again.")
 
 
+@app.command
+def release(title: Annotated[str, Parameter(metavar="AET")], /, *, data: Data = None) -> None:
+    """Let another site have an AE title that was bound to one when it was first seen: the device has moved.
+
+    ```
+    isthmus site release MOVED_CT
+    ```
+
+    Args:
+        title: the network AE title.
+    """
+    call(data, Part.ROUTER, "title_release", title=title)
+    print(f"{title} belongs to the next accepted site that shows it.")
+
+
 def _compare(site: str, data: Data) -> str:
-    known = {row["site"]: row for row in call(data, Part.ROUTER, "site_list")}
-    if site not in known:
-        raise OperatorError(f"there is no site {site} in the network", hint="isthmus site list")
     if not sys.stdin.isatty():
         raise OperatorError("somebody has to compare the Router ID", hint=f"isthmus site accept {site} --id ROUTER_ID")
-    spoken = known[site]["spoken"]
+    spoken = call(data, Part.ROUTER, "site_accept", site=site)["spoken"]
     print(f"The Bridge says that the Router ID of {site} is\n\n    {spoken}\n")
     print("Call them on a number that you know already and let them read theirs: isthmus router status")
     if input("Is it the same, character by character? Type yes to accept: ").strip().lower() != "yes":
