@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +87,18 @@ def open_network(
             _call(place, data, "router", "join", _invite(middle, site))
             listen = ["--dicom", f"{place.address}:0", "--console", "127.0.0.1:0"]
             router = _run(stack, process_name, place, data, ["router", "run", *listen])
-            until(lambda router=router: _connected(router), f"Router of {site} at the Bridge", router.process)  # type: ignore[misc]  # mypy cannot type a lambda's default
+            until(partial(_connected, router), f"Router of {site} at the Bridge", router.process)
             routers[site] = router
         near, far = routers[SENDING_SITE], routers[RECEIVING_SITE]
-        near.call("site", "accept", RECEIVING_SITE, "--id", far.ask("router", "status")["router_id"])
-        far.call("site", "accept", SENDING_SITE, "--id", near.ask("router", "status")["router_id"])
+        for router, other, other_site in ((near, far, RECEIVING_SITE), (far, near, SENDING_SITE)):
+            until(partial(_knows, router, other_site), f"word of {other_site}", router.process)
+            router.call("site", "accept", other_site, "--id", other.ask("router", "status")["router_id"])
         near.call("device", "add", f"{CALLING}@{sending.address}")
         for device in receivers:
             far.call("device", "add", f"{device.called}@{device.host}:{device.port}")
             far.call("grant", "add", device.called, "--site", SENDING_SITE, "--services", "any")
         wanted = {device.called for device in receivers}
-        until(lambda: True if wanted <= _titles(near) else None, "far devices in the directory", near.process)
+        until(partial(_reachable, near, wanted), "far devices in the directory", near.process)
         host, port = _answer(near, "router", "status")["dicom"].rsplit(":", 1)
         yield IsthmusNetwork(middle, near, far, (host, int(port)))
 
@@ -155,17 +157,9 @@ def _connected(router: Part) -> bool | None:
     return True if _answer(router, "router", "status").get("bridge", {}).get("connected") else None
 
 
-def _titles(router: Part) -> set[str]:
-    return {str(word) for word in _strings(router.ask("directory"))}
+def _knows(router: Part, site: str) -> bool | None:
+    return True if site in (row["site"] for row in router.ask("site", "list")) else None
 
 
-def _strings(value: object) -> Iterator[str]:
-    """Walk every string of a JSON value: the directory's shape is none of a benchmark's business."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+def _reachable(router: Part, titles: set[str]) -> bool | None:
+    return True if titles <= {row["shown_as"] for row in router.ask("directory") if row["online"]} else None
