@@ -48,20 +48,22 @@ class Segment:
 
 
 class Sealer:
-    """Seals the segments of one stream, in order. `sequence` is that of the next one.
+    """Seals the segments of one stream, in order. A sequence is sealed once: who sends again sends the same bytes."""
 
-    A sequence is sealed once: who must send again sends the same bytes again.
-    """
-
-    __slots__ = ("_aead", "_commitment", "_control", "_final", "_nonce", "sequence")
+    __slots__ = ("_aead", "_commitment", "_control", "_final", "_nonce", "_sequence")
 
     def __init__(self, key: StreamKey) -> None:
-        self.sequence = 0
+        self._sequence = 0
         self._aead = AESGCM(key.key)
         self._nonce = int.from_bytes(key.base_nonce, "big")
         self._commitment = key.commitment
         self._control = key.control
         self._final = False
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the next segment."""
+        return self._sequence
 
     def seal(self, type: SegmentType, payload: bytes | bytearray | memoryview, *, prefix: bytes = b"") -> bytes:  # noqa: A002 - the field's name in the protocol
         """Return the next segment behind `prefix`, which is not part of it and saves its bearer a copy.
@@ -69,7 +71,7 @@ class Sealer:
         Raises LocalMisuse for a type that is not this stream's, for anything after FINAL, for more than
         MAX_PAYLOAD_BYTES and after MAX_SEGMENTS.
         """
-        sequence, length = self.sequence, len(payload)
+        sequence, length = self._sequence, len(payload)
         self._check(type, length)
         header = _HEADER.pack(VERSION, type, 0, sequence, length)
         lead = b"".join((prefix, header, self._commitment)) if sequence == 0 else prefix + header
@@ -81,7 +83,7 @@ class Sealer:
         with whole.getbuffer() as view, view[len(lead) :] as sealed:
             view[: len(lead)] = lead
             self._aead.encrypt_into(nonce, payload, header, sealed)
-        self.sequence = sequence + 1
+        self._sequence = sequence + 1
         self._final = type is SegmentType.FINAL
         return whole.getvalue()
 
@@ -92,7 +94,7 @@ class Sealer:
             raise LocalMisuse("nothing comes after FINAL")
         if length > MAX_PAYLOAD_BYTES:
             raise LocalMisuse(f"a segment of {length} bytes is too long")
-        if self.sequence >= MAX_SEGMENTS:
+        if self._sequence >= MAX_SEGMENTS:
             raise LocalMisuse("this stream has used up its sequence numbers")
 
 

@@ -433,6 +433,11 @@ def test_an_accept_that_is_not_as_the_protocol_has_it_is_refused_even_from_an_ac
         _answer(DRAFT, _resigned_accept(BOB, **fields))
 
 
+def test_an_accept_names_its_offer() -> None:
+    with pytest.raises(SealBroken, match="another offer"):
+        _answer(_make(session_id=peek_offer(DRAFT.offer).session_id), ACCEPTANCE)
+
+
 def test_an_ephemeral_key_of_low_order_is_refused() -> None:
     opened = dataclasses.replace(_opened(DRAFT), _ephemeral=bytes(32))
     with pytest.raises(SealBroken, match="ephemeral"):

@@ -29,7 +29,7 @@ DATA, FINAL, CONTROL = SegmentType.DATA, SegmentType.FINAL, SegmentType.CONTROL
 
 
 def _jump(sealer: Sealer, sequence: int, payload: bytes = b"") -> bytes:
-    sealer.sequence = sequence
+    sealer._sequence = sequence
     return sealer.seal(CONTROL if sealer._control else DATA, payload)
 
 
@@ -199,6 +199,13 @@ def test_what_has_no_header_of_this_version_is_refused(segment: bytes) -> None:
         peek_sequence(segment)
     with pytest.raises(SealBroken):
         Opener(KEY).open(segment)
+
+
+@pytest.mark.parametrize("change", [-1, 1, 1000])
+def test_a_segment_of_another_length_than_it_says_is_not_decrypted(change: int) -> None:
+    segment = Sealer(KEY).seal(DATA, b"abc")
+    with pytest.raises(SealBroken, match="as long as it says"):
+        Opener(KEY).open((segment + bytes(1000))[: len(segment) + change])
 
 
 def test_blob_names_are_fit_for_any_store_and_tell_nothing() -> None:
