@@ -50,10 +50,12 @@ class HostNames:
             self._known[host] = self._ask(host)
         return self._known[host]
 
-    async def refresh(self) -> None:
-        """Look every known name up again, off the event loop."""
-        for host in list(self._known):
-            if found := await asyncio.to_thread(self._ask, host):
+    async def refresh(self, hosts: Iterable[str] = ()) -> None:
+        """Look every known name up again, and those of `hosts`, off the event loop."""
+        names = {host for host in hosts if parse_address(host) is None}
+        for host in names | set(self._known):
+            found = await asyncio.to_thread(self._ask, host)
+            if found or host not in self._known:
                 self._known[host] = found
 
     def _ask(self, host: str) -> frozenset[IpAddress]:
@@ -72,10 +74,13 @@ def comes_from(device: LocalDevice, address: str, hosts: HostNames) -> bool:
 
 
 def address_towards(host: str) -> str:
-    """Return the address of this machine that `host` would reach it at; the machine's name if that is not known."""
+    """Return the address of this machine that a device at the address `host` reaches it at; else the machine's name."""
+    address = parse_address(host)
+    if address is None:
+        return socket.gethostname()  # asking a name server could take long, and this is advice only
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # a datagram socket sends nothing by this; the system only chooses a route
+        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))  # a datagram socket sends nothing by this; the system chooses a route
             return str(probe.getsockname()[0])
     except OSError:
         return socket.gethostname()

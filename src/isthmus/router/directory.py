@@ -154,6 +154,27 @@ class Directory:
             raise self._unknown(title)
         return self._choose(caller, called, offers)
 
+    def remote_site(self, router_id: RouterId) -> tuple[SiteName, bytes, Prekey]:
+        """Return name, pinned key and newest prekey of an accepted site.
+
+        Raises AssociationRefused: 1/1/3 if it is not accepted or its key changed, 2/3/1 if it is offline.
+        """
+        pinned = self._pinned.get(router_id)
+        if pinned is None:
+            raise self._not_accepted(router_id)
+        self._demand_pinned_key(pinned)
+        if router_id not in self._online:
+            raise _offline(
+                f"the Router of site {pinned.site} is offline", f"call site {pinned.site}; see isthmus site list"
+            )
+        verified = self.verified.get(router_id)
+        if verified is None or verified.prekey is None or verified.prekey.not_after <= self._clock.now():
+            raise _offline(
+                f"there is no key to seal for site {pinned.site}",
+                f"its Router must renew its prekey: call {pinned.site}",
+            )
+        return pinned.site, pinned.public_key, verified.prekey
+
     def _choose(self, caller: LocalDevice, called: AETitle, offers: list[_Offer]) -> RemoteDevice:
         now = self._clock.now()
         verified, statement = offers[0].verified, offers[0].verified.statement
@@ -182,24 +203,15 @@ class Directory:
                 f"the grant table of site {pinned.site} lacks it; there: isthmus grant add {title}"
                 f" --site {self._own_site()} --services ... [--caller {caller.network_title}]",
             )
-        if verified.router_id not in self._online:
-            raise _offline(
-                f"the Router of site {pinned.site} is offline", f"call site {pinned.site}; see isthmus site list"
-            )
         if mine and not any(device.online for device in mine):
             raise _offline(f"{title} is disabled at site {pinned.site}", f"there: isthmus device enable {title}")
-        prekey = verified.prekey
-        if prekey is None or prekey.not_after <= now:
-            raise _offline(
-                f"there is no key to seal for site {pinned.site}",
-                f"its Router must renew its prekey: call {pinned.site}",
-            )
+        site, public_key, prekey = self.remote_site(verified.router_id)
         return RemoteDevice(
             title=title,
             shown_as=called,
-            site=pinned.site,
-            router_id=pinned.router_id,
-            public_key=pinned.public_key,
+            site=site,
+            router_id=verified.router_id,
+            public_key=public_key,
             prekey=prekey,
             services=services,
             online=True,
@@ -516,7 +528,7 @@ class Directory:
         named = [site.site for site in self.reported.values() if site.router_id == initiator]
         site = named[0] if named else SiteName("SITE")
         return _refused(
-            f"the calling site ({named[0] if named else initiator}) is not accepted",
+            f"site {named[0] if named else initiator} is not accepted",
             _CALLING_UNKNOWN,
             f"the acceptance table lacks it; compare its Router ID by phone: isthmus site accept {site}",
         )

@@ -34,6 +34,8 @@ from isthmus.router.records import (
 from isthmus.router.schema import STEPS
 
 _FIRST_SAFE_WAL = (3, 51, 3)
+OFFERS_KEPT = 3 * 3600.0
+"""Seconds for which a run-out offer is still known: the Bridge may set our clock an hour forth, and then back."""
 
 
 class Store:
@@ -372,7 +374,7 @@ class Store:
     def remember_offer(self, session_id: bytes, not_after: float, *, now: float) -> bool:
         """Remember an offer, durably, and forget those that are no longer good; False if it was known."""
         with self.transaction() as connection:
-            connection.execute("DELETE FROM seen_offers WHERE not_after < ?", (now,))
+            connection.execute("DELETE FROM seen_offers WHERE not_after < ?", (now - OFFERS_KEPT,))
             cursor = connection.execute("INSERT OR IGNORE INTO seen_offers VALUES (?, ?)", (session_id, not_after))
             return cursor.rowcount == 1
 
