@@ -3,7 +3,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -13,6 +13,16 @@ from isthmus.cli.options import AsJson, Data, Part, folder_of, parse_duration
 from isthmus.kit.names import HostPort
 
 app = App(name="bridge", help="Run and administer a Bridge, the meeting point of the sites.")
+
+_SESSION_COLUMNS = {
+    "started": "SINCE",
+    "from_site": "FROM",
+    "calling": "CALLING",
+    "to_site": "TO",
+    "called": "CALLED",
+    "out": "OUT",
+    "in": "IN",
+}
 
 
 @app.command
@@ -81,7 +91,7 @@ def invite(site: str, /, *, valid: str = "24h", data: Data = None) -> None:
 
 @app.command(name="list")
 def list_(*, data: Data = None, as_json: AsJson = False) -> None:
-    """List the invites that nobody has used yet. The secrets are not in it: the Bridge keeps only a hash.
+    """List the invites and what became of them. The secrets are not in it: the Bridge keeps only a hash.
 
     ```
     isthmus bridge list
@@ -90,8 +100,17 @@ def list_(*, data: Data = None, as_json: AsJson = False) -> None:
     rows = call(data, Part.BRIDGE, "invites")
     if as_json:
         return show.as_json(rows)
-    lines = [{**row, "until": show.moment(row["not_after"])} for row in rows]
-    show.table(lines, {"site": "SITE", "until": "GOOD UNTIL"}, empty="No open invites.")
+    columns = {"site": "SITE", "state": "STATE", "created": "MADE", "expires": "GOOD UNTIL"}
+    lines = [
+        {
+            "site": row["site"],
+            "state": _state_of_invite(row),
+            "created": show.moment(row["created"]),
+            "expires": show.moment(row["expires"]),
+        }
+        for row in rows
+    ]
+    show.table(lines, columns, empty="No invites yet: isthmus bridge invite SITE")
     return None
 
 
@@ -106,8 +125,8 @@ def withdraw(site: str, /, *, data: Data = None) -> None:
     Args:
         site: the site that was invited.
     """
-    call(data, Part.BRIDGE, "withdraw", site=site)
-    print(f"The invites of {site} are withdrawn.")
+    count = call(data, Part.BRIDGE, "withdraw", site=site)["withdrawn"]
+    print(f"{count} open invites of {site} are withdrawn." if count else f"{site} had no open invite.")
 
 
 @app.command
@@ -136,8 +155,9 @@ def sites(*, data: Data = None, as_json: AsJson = False) -> None:
     rows = call(data, Part.BRIDGE, "sites")
     if as_json:
         return show.as_json(rows)
-    columns = {"site": "SITE", "router_id": "ROUTER ID", "online": "ONLINE", "revoked": "REVOKED"}
-    show.table(rows, columns, empty="No sites yet: isthmus bridge invite SITE")
+    columns = {"site": "SITE", "router_id": "ROUTER ID", "online": "ONLINE", "version": "VERSION", "since": "SINCE"}
+    lines = [{**row, "since": show.moment(row["enrolled"])} for row in rows]
+    show.table(lines, columns, empty="No sites yet: isthmus bridge invite SITE")
     return None
 
 
@@ -152,15 +172,13 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
     rows = call(data, Part.BRIDGE, "sessions")
     if as_json:
         return show.as_json(rows)
-    columns = {"from_site": "FROM", "calling": "CALLING", "to_site": "TO", "called": "CALLED", "started": "SINCE"}
-    lines = [{**row, "started": show.moment(row["started"])} for row in rows]
-    show.table(lines, columns, empty="No live sessions.")
+    show.table([_session_line(row) for row in rows], _SESSION_COLUMNS, empty="No live sessions.")
     return None
 
 
 @app.command
 def audit(*, limit: int = 100, data: Data = None, as_json: AsJson = False) -> None:
-    """List past sessions and administrative acts, the newest first. Titles and counts only: no content comes here.
+    """List sessions, the newest first: who with whom, when, how it ended. No content ever comes here.
 
     ```
     isthmus bridge audit --limit 20
@@ -172,7 +190,8 @@ def audit(*, limit: int = 100, data: Data = None, as_json: AsJson = False) -> No
     rows = call(data, Part.BRIDGE, "audit", limit=limit)
     if as_json:
         return show.as_json(rows)
-    show.table(rows, {name: name.upper() for name in (rows[0] if rows else ())}, empty="Nothing yet.")
+    columns = {**_SESSION_COLUMNS, "ended": "ENDED", "outcome": "OUTCOME"}
+    show.table([_session_line(row) for row in rows], columns, empty="Nothing yet.")
     return None
 
 
@@ -205,3 +224,21 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
         return show.as_json(answer)
     show.facts((name.replace("_", " "), value) for name, value in answer.items())
     return None
+
+
+def _state_of_invite(row: dict[str, Any]) -> str:
+    if row["used"] is not None:
+        return f"used {show.moment(row['used'])}"
+    if row["withdrawn"] is not None:
+        return f"withdrawn {show.moment(row['withdrawn'])}"
+    return "open" if row["open"] else "expired"
+
+
+def _session_line(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **row,
+        "started": show.moment(row["started"]),
+        "ended": show.moment(row["ended"]),
+        "out": show.size(row["bytes_out"]),
+        "in": show.size(row["bytes_in"]),
+    }

@@ -1,5 +1,6 @@
 """Asking a part to do something: through its control API if it runs, else here, with its data folder locked."""
 
+import asyncio
 import http.client
 import json
 from pathlib import Path
@@ -45,7 +46,7 @@ def call_running(data: Path | None, part: Part, operation: str, **arguments: obj
 
 
 def _ask(control: dict[str, object], operation: str, arguments: dict[str, object]) -> Any:
-    where = HostPort.parse(str(control["address"]))
+    where = HostPort.parse(str(control["url"] if "url" in control else control["address"]).removeprefix("http://"))
     connection = http.client.HTTPConnection(where.host, where.port, timeout=_TIMEOUT)
     try:
         connection.request(
@@ -76,6 +77,13 @@ def _do_here(folder: Path, part: Part, operation: str, arguments: dict[str, obje
 
         with open_administration(folder) as router:
             return router.perform(operation, arguments)
-    from isthmus.bridge.administration import perform_in_folder
+    from isthmus.bridge.administration import open_administration as open_bridge
 
-    return perform_in_folder(folder, operation, arguments)
+    if not (folder / "address.json").exists():
+        raise OperatorError(f"there is no Bridge in {folder}", hint="isthmus bridge run makes one; --data DIR names it")
+
+    async def perform() -> Any:
+        async with open_bridge(folder) as bridge:
+            return await bridge.run(operation, arguments)
+
+    return asyncio.run(perform())

@@ -17,7 +17,7 @@ def echo(
     calling: Annotated[str | None, Parameter(name="--as", metavar="DEVICE")] = None,
     data: Data = None,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Send a C-ECHO to a device of another site, through the relay, and show the time of each leg.
 
     ```
@@ -29,9 +29,8 @@ def echo(
         title: AE title as `isthmus directory` shows it.
         calling: the device of this site in whose name to call; without it, the first that may.
     """
-    answer = call_running(data, Part.ROUTER, "echo", title=title, calling=calling)
+    answer = call_running(data, Part.ROUTER, "echo", called=title, device=calling)
     if as_json:
-        show.as_json(answer)
-    else:
-        show.facts((name.replace("_", " "), value) for name, value in answer.items())
-    return 0 if answer.get("ok") else 1
+        return show.as_json(answer)
+    show.legs(answer)
+    return None

@@ -3,6 +3,7 @@
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -10,7 +11,9 @@ from cyclopts import App, Parameter
 from isthmus.cli import show
 from isthmus.cli.call import call, call_running
 from isthmus.cli.options import AsJson, Data, Part, folder_of
+from isthmus.contract.invites import Invite
 from isthmus.errors import OperatorError
+from isthmus.kit.files import folder_lock, make_private_folder
 from isthmus.kit.names import HostPort
 
 app = App(name="router", help="Join a network, run and administer this site's Router.")
@@ -48,13 +51,17 @@ def join(invite: Annotated[str | None, Parameter(metavar="INVITE")] = None, /, *
         if sys.stdin.isatty():
             print("Paste the invite and press Enter:", file=sys.stderr)
         invite = sys.stdin.readline()
-    raise NotImplementedError
+    spoken, site, url = asyncio.run(_enrol(folder_of(Part.ROUTER, data), Invite.parse(invite)))
+    print(f"This Router is site {site} of the network at {url}. Its Router ID, to read to other sites by phone:")
+    print(f"\n    {spoken}\n")
+    print("Next: isthmus router run")
 
 
 @app.command
 def run(
     *,
     dicom: str = "0.0.0.0:11112",
+    dicom_tls: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None,
     console: str = "127.0.0.1:0",
     verbose: Annotated[bool, Parameter(negative="")] = False,
     data: Data = None,
@@ -68,18 +75,24 @@ def run(
 
     Args:
         dicom: HOST:PORT where this site's devices reach all remote ones.
+        dicom_tls: HOST:PORT for devices that speak DICOM TLS; certificates are in the folder tls of --data.
         console: HOST:PORT of the control API and metrics; keep it on loopback. Port 0 takes any free one.
         verbose: log details too.
     """
     from isthmus.cli.serve import run_until_stopped
-    from isthmus.router.app import RouterAddress, RouterConfig, run_router
+    from isthmus.router.app import RouterAddress, run_router
+    from isthmus.router.config import RouterConfig
 
     config = RouterConfig(
-        data=folder_of(Part.ROUTER, data), dicom=HostPort.parse(dicom), console=HostPort.parse(console)
+        data=folder_of(Part.ROUTER, data),
+        dicom=HostPort.parse(dicom),
+        dicom_tls=None if dicom_tls is None else HostPort.parse(dicom_tls),
+        console=HostPort.parse(console),
     )
 
     def ready(address: RouterAddress) -> None:
-        print(f"Router ready: DICOM at {address.dicom}, console at {address.console}", flush=True)
+        secure = f", DICOM TLS at {address.dicom_tls}" if address.dicom_tls else ""
+        print(f"Router ready: DICOM at {address.dicom}{secure}, console at {address.console}", flush=True)
 
     async def part(stop: asyncio.Event) -> None:
         await run_router(config, stop, ready)
@@ -99,7 +112,7 @@ def pause(*, off: Annotated[bool, Parameter(negative="")] = False, data: Data = 
     Args:
         off: take associations again.
     """
-    call_running(data, Part.ROUTER, "pause", paused=not off)
+    call_running(data, Part.ROUTER, "pause", off=off)
     print("Taking associations again." if off else "Paused. isthmus router pause --off takes associations again.")
 
 
@@ -155,3 +168,24 @@ def settings(
         return show.as_json(answer)
     show.facts((name.replace("_", " "), value) for name, value in answer.items())
     return None
+
+
+async def _enrol(folder: Path, invite: Invite) -> tuple[str, str, str]:
+    """Make the keys in `folder` and spend the invite; return Router ID, site and URL. Repeating it is harmless."""
+    from isthmus.adapters.bridge_http import BridgeClient
+    from isthmus.kit.clock import SystemClock
+    from isthmus.router.keys import Keys, Membership
+
+    clock = SystemClock()
+    make_private_folder(folder)
+    with folder_lock(folder):
+        keys = Keys.open(folder, now=clock.now())
+        if keys.membership is not None and (keys.membership.url, keys.membership.site) != (invite.url, invite.site):
+            raise OperatorError(
+                f"the Router in {folder} is site {keys.membership.site} of {keys.membership.url} already",
+                hint="--data DIR with another folder makes another Router",
+            )
+        async with BridgeClient(invite.url, invite.identity, keys.identity) as bridge:
+            enrolled = await bridge.enrol(invite, keys.prekey_document())
+        keys.join(Membership(invite.url, invite.identity, invite.site))
+    return keys.router_id.spoken, enrolled.site, invite.url

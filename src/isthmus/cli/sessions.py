@@ -19,7 +19,8 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
         "calling": "CALLING",
         "called": "CALLED",
         "site": "SITE",
-        "state": "STATE",
+        "direction": "WAY",
+        "services": "FOR",
         "out": "OUT",
         "in": "IN",
         "rate": "RATE",
@@ -30,8 +31,8 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
             **row,
             "out": show.size(row["bytes_out"]),
             "in": show.size(row["bytes_in"]),
-            "rate": f"{show.size(row['rate'])}/s",
-            "age": show.duration(row["age"]),
+            "rate": f"{show.size(row['bytes_per_second'])}/s",
+            "age": show.duration(row["seconds"]),
         }
         for row in rows
     ]

@@ -32,6 +32,15 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
         print(f"{name.ljust(width)}  {value}")
 
 
+def legs(echo: Mapping[str, Any]) -> None:
+    """Print what a C-ECHO came to, and how long each leg of it took."""
+    where = f" of {echo['site']}" if echo["site"] else ""
+    print(f"{echo['called']}{where}: {echo['status']}")
+    total = sum(leg["seconds"] for leg in echo["legs"])
+    for name, seconds in [*((leg["name"], leg["seconds"]) for leg in echo["legs"]), ("in all", total)]:
+        print(f"  {seconds * 1000:8.1f} ms  {name}")
+
+
 def words(value: Any) -> str:
     """Return a value as a person reads it in a table: yes and no, lists with commas, nothing as a dash."""
     if value is None or value == "" or value == []:

@@ -132,9 +132,7 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
         site.command("router", "join", invite)
         self._running.callback(site.stop)
         site.start("--dicom", "127.0.0.1:0", "--console", "127.0.0.1:0")
-        status = site.ask("router", "status")
-        self._doors[site.name] = HostPort.parse(status["dicom"])
-        return f"DICOM at {self._doors[site.name]}"
+        return ""
 
     def _accept(self) -> str:
         spoken = {site: site.ask("router", "status")["spoken"] for site in (self._north, self._south)}
@@ -146,11 +144,14 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
         for device in (self._archive, self._workstation):
             device.start()
             self._running.callback(device.stop)
-        self._archive.neighbours[_WORKSTATION] = self._doors["south"]
         self._south.command("device", "add", f"{_ARCHIVE}@127.0.0.1:{self._archive.port}")
         self._north.command("device", "add", f"{_WORKSTATION}@127.0.0.1:{self._workstation.port}")
         self._north.command("device", "add", f"{_SCANNER}@127.0.0.1")
         self._north.command("device", "add", f"{_VIEWER}@127.0.0.1")
+        for site, title in ((self._south, _ARCHIVE), (self._north, _WORKSTATION)):
+            enter = site.ask("device", "show", title)["enter"]  # what one would type into that device
+            self._doors[site.name] = HostPort(enter["host"], enter["port"])
+        self._archive.neighbours[_WORKSTATION] = self._doors["south"]
         return f"an archive at south; a workstation, a scanner and a viewer ({_VIEWER}) at north"
 
     def _grant(self) -> str:
