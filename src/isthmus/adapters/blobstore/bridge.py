@@ -1,0 +1,80 @@
+"""`bridge:` keeps blobs with the Bridge, over the same connections as everything else that a Router asks of it."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Final
+from urllib.parse import urlencode
+
+from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.errors import BlobExists, BlobMissing, Problem, ProviderTrouble, Retry
+from isthmus.ports.blobstore import BlobInfo, BlobstoreTraits
+
+_MOST_BLOB_BYTES: Final = 8 * 1024 * 1024
+
+
+class BridgeBlobstore:
+    """The built-in blobstore, seen from one Router."""
+
+    def __init__(self, bridge: BridgeClient) -> None:
+        """Use the Bridge that `bridge` knows; it is not closed with the store."""
+        self.traits = BlobstoreTraits(max_blob_bytes=_MOST_BLOB_BYTES, list_lag=0.0, has_ttl=True)
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return f"<BridgeBlobstore through {self._bridge!r}>"
+
+    async def put(self, name: str, body: bytes) -> None:
+        """Create a blob. Raises BlobExists if another body has that name."""
+        if len(body) > _MOST_BLOB_BYTES:
+            raise ProviderTrouble(f"a blob has at most {_MOST_BLOB_BYTES} bytes", retry=Retry.NEVER)
+        await self._ask("PUT", name, body)
+
+    async def get(self, name: str) -> bytes:
+        """Return a blob's bytes. Raises BlobMissing."""
+        return await self._ask("GET", name)
+
+    async def delete(self, name: str) -> None:
+        """Delete a blob, if there is one."""
+        await self._ask("DELETE", name)
+
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        """Yield this site's blobs whose names start with `prefix`, by name."""
+        after = ""
+        while True:
+            try:
+                answer = await self._bridge.request(
+                    "GET", "/blobs", query=urlencode({"prefix": prefix, "after": after})
+                )
+            except Problem as problem:
+                raise _trouble(problem) from problem
+            page = json.loads(answer)
+            for blob in page["blobs"]:
+                after = blob["name"]
+                yield BlobInfo(after, blob["size"], blob["modified"])
+            if not page["more"]:
+                return
+
+    async def close(self) -> None:
+        """Nothing to let go of: the connections belong to the Router."""
+
+    async def _ask(self, method: str, name: str, body: bytes | None = None) -> bytes:
+        try:
+            return await self._bridge.request(method, f"/blobs/{name}", body)
+        except Problem as problem:
+            if problem.status == 404:
+                raise BlobMissing(name) from problem
+            if problem.status == 409:
+                raise BlobExists(name) from problem
+            raise _trouble(problem) from problem
+
+
+def _trouble(problem: Problem) -> ProviderTrouble:
+    passing = problem.status >= 500 or problem.status == 429
+    return ProviderTrouble(
+        f"the Bridge's blobstore: {problem.title}", retry=Retry.LATER if passing else Retry.NEVER, hint=problem.hint
+    )
+
+
+def open_store(url: str, *, bridge: BridgeClient) -> BridgeBlobstore:  # noqa: ARG001 - `bridge:` says it all
+    """Return the built-in store of the Router's own Bridge."""
+    return BridgeBlobstore(bridge)

@@ -1,0 +1,337 @@
+"""The Router's way to the Bridge: one warm HTTPS connection, pinned to the Bridge's identity, every request signed.
+
+TLS is trusted if a public (or the machine's) CA vouches for it, or else if the pinned identity endorsed the very
+certificate that the connection shows. Proxies of the environment (HTTPS_PROXY, NO_PROXY) are honoured.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import secrets
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+
+from isthmus import __version__
+from isthmus.contract.documents import SignedDocument
+from isthmus.contract.invites import Invite
+from isthmus.contract.rest import (
+    API,
+    BridgeIdentity,
+    Enrolled,
+    Enrolment,
+    Heartbeat,
+    HeartbeatAnswer,
+    Network,
+    Publication,
+    SessionCount,
+    SessionEnd,
+    SessionRequest,
+)
+from isthmus.envelope.certificates import check_endorsement
+from isthmus.envelope.identity import Identity, Random
+from isthmus.envelope.requests import NONCE_BYTES, sign_request
+from isthmus.errors import Problem, ProviderTrouble, Retry, Untrusted
+from isthmus.kit.clock import Clock, SystemClock
+
+REQUEST_SECONDS: Final = 15.0
+CONNECT_SECONDS: Final = 5.0
+_KEEP_ALIVE_SECONDS: Final = 75.0  # above a heartbeat, below what the Bridge grants: a call never pays for TLS set-up
+_CONNECTIONS: Final = 32
+_EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
+Answer = TypeVar("Answer", bound=BaseModel)
+_MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024  # a network of many sites, each with many devices
+
+
+class BridgeClient:
+    """What a Router asks of its Bridge.
+
+    Every method raises Problem if the Bridge says no, ProviderTrouble if it cannot be reached, and Untrusted if what
+    answers is not the pinned Bridge.
+
+    Attributes:
+        offset: seconds to add to this machine's clock to get the Bridge's.
+        url: the Bridge's URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        bridge_identity: bytes,
+        identity: Identity,
+        *,
+        ca: Path | None = None,
+        clock: Clock | None = None,
+        random: Random = secrets.token_bytes,
+    ) -> None:
+        """Describe the way; nothing is connected yet.
+
+        Args:
+            url: where the Bridge is, as in the invite.
+            bridge_identity: its Ed25519 public key, as in the invite.
+            identity: ours, which signs.
+            ca: PEM file of a CA to trust beside those of the machine.
+            clock: the machine's clock.
+            random: chance, for nonces.
+        """
+        self.url = url.rstrip("/")
+        self.offset = 0.0
+        self._bridge_identity = bridge_identity
+        self._identity = identity
+        self._ca = ca
+        self._clock = clock or SystemClock()
+        self._random = random
+        self._session: aiohttp.ClientSession | None = None
+        self._trust: ssl.SSLContext | aiohttp.Fingerprint | bool | None = None
+        self._connecting = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<BridgeClient of {self._identity.router_id} at {self.url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def own_id(self) -> str:
+        """The Router ID that signs, which is also its mailbox."""
+        return self._identity.router_id
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # the API
+
+    async def identity(self) -> BridgeIdentity:
+        """Return who the Bridge says it is, checked against the pin and the connection's certificate."""
+        self._trust = None
+        return await self._establish_trust()
+
+    async def enrol(self, invite: Invite, prekey: SignedDocument) -> Enrolled:
+        """Spend an invite; repeating it with the same key is harmless."""
+        body = Enrolment(
+            site=invite.site,
+            secret=invite.secret,
+            public_key=self._identity.public,
+            prekey=prekey,
+            version=__version__,
+        )
+        return await self._ask("POST", "/enrolments", Enrolled, body)
+
+    async def network(self) -> Network:
+        """Return the network as the Bridge tells it; its documents are still to be verified."""
+        network = await self._ask("GET", "/network", Network)
+        self.offset = network.time - self._clock.now()
+        return network
+
+    async def publish(self, documents: Sequence[SignedDocument]) -> None:
+        """Have the Bridge keep these documents, all or none."""
+        await self.request("PUT", "/records", Publication(documents=list(documents)))
+
+    async def open_session(self, session: SessionRequest) -> None:
+        """Have a session offered to the called site; returns when the offer is on its way."""
+        await self.request("POST", "/sessions", session)
+
+    async def end_session(self, session_id: bytes, end: SessionEnd) -> None:
+        """Say that a session is over."""
+        await self.request("DELETE", f"/sessions/{session_id.hex()}", end)
+
+    async def heartbeat(self, counts: Sequence[SessionCount]) -> HeartbeatAnswer:
+        """Keep sessions alive and the connection warm."""
+        asked = self._clock.now()
+        answer = await self._ask(
+            "POST", "/heartbeat", HeartbeatAnswer, Heartbeat(version=__version__, sessions=list(counts))
+        )
+        self.offset = answer.time - (asked + self._clock.now()) / 2
+        return answer
+
+    # what the adapters of the built-in providers need
+
+    async def request(self, method: str, path: str, body: BaseModel | bytes | None = None, *, query: str = "") -> bytes:
+        """Send one signed request below the API's root and return the body of its good answer."""
+        is_json = isinstance(body, BaseModel)
+        content = body.model_dump_json(exclude_none=True).encode() if isinstance(body, BaseModel) else body
+        target = f"{API}{path}{'?' + query if query else ''}"
+        for attempt in (1, 2):
+            session, trust = await self._ready()
+            headers = self._signed(method, target, content)
+            if content is not None:
+                headers["Content-Type"] = "application/json" if is_json else "application/octet-stream"
+            try:
+                async with session.request(
+                    method, self.url + target, data=content, headers=headers, ssl=trust, allow_redirects=False
+                ) as response:
+                    return await _good(response)
+            except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError) as error:
+                # the certificate was renewed, or is not the Bridge's: only the pinned identity can say
+                self._trust = None
+                if attempt == 2:
+                    raise Untrusted("the Bridge's certificate is not endorsed by the pinned identity") from error
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise _unreachable(self.url, error) from error
+        raise AssertionError("unreachable: the second attempt returns or raises")
+
+    async def upgrade(self, path: str) -> tuple[aiohttp.ClientResponse, asyncio.Transport]:
+        """Open a WebSocket; return the response, to be kept and closed with it, and the transport, paused."""
+        session, trust = await self._ready()
+        target = f"{API}{path}"
+        key = base64.b64encode(self._random(16)).decode()
+        headers = self._signed("GET", target, None) | {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": key,
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                response = await session.get(
+                    self.url + target, headers=headers, ssl=trust, allow_redirects=False, timeout=timeout
+                )
+        except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError) as error:
+            self._trust = None
+            raise _unreachable(self.url, error) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(self.url, error) from error
+        if response.status != 101:
+            async with response:
+                await _good(response)
+            raise ProviderTrouble("the Bridge did not open a WebSocket", retry=Retry.LATER)
+        connection = response.connection
+        accept = base64.b64encode(hashlib.sha1(key.encode() + _WEBSOCKET_GUID, usedforsecurity=False).digest())
+        transport = connection.transport if connection is not None else None
+        if transport is None or response.headers.get("Sec-WebSocket-Accept") != accept.decode():
+            response.close()
+            raise ProviderTrouble("what answers for the Bridge speaks no WebSocket", retry=Retry.LATER)
+        transport.pause_reading()
+        return response, transport
+
+    # trust
+
+    async def _ready(self) -> tuple[aiohttp.ClientSession, ssl.SSLContext | aiohttp.Fingerprint | bool]:
+        if self._session is None or self._trust is None:
+            async with self._connecting:
+                if self._session is None or self._trust is None:
+                    await self._establish_trust()
+        assert self._session is not None
+        assert self._trust is not None
+        return self._session, self._trust
+
+    async def _establish_trust(self) -> BridgeIdentity:
+        if self._session is None:
+            self._session = _make_session()
+        if not self.url.startswith("https:"):
+            return await self._trust_if_pinned(True)
+        try:
+            return await self._trust_if_pinned(await asyncio.to_thread(_ca_context, self._ca))
+        except aiohttp.ClientConnectorCertificateError:
+            return await self._trust_endorsement()
+
+    async def _trust_endorsement(self) -> BridgeIdentity:
+        said = await self._ask_identity(False)
+        if said.certificate_sha256 is None or said.endorsement is None:
+            raise Untrusted("the Bridge's certificate is by an unknown CA, and not endorsed", hint="give --ca FILE")
+        check_endorsement(self._bridge_identity, said.certificate_sha256, said.endorsement)
+        try:
+            return await self._trust_if_pinned(aiohttp.Fingerprint(said.certificate_sha256))
+        except aiohttp.ServerFingerprintMismatch as error:
+            raise Untrusted("somebody stands between this Router and the Bridge, with another certificate") from error
+
+    async def _trust_if_pinned(self, trust: ssl.SSLContext | aiohttp.Fingerprint | bool) -> BridgeIdentity:
+        said = await self._ask_identity(trust)
+        if said.identity != self._bridge_identity:
+            raise Untrusted("this is not the Bridge that the invite was for", hint="was the Bridge set up anew?")
+        self._trust = trust
+        self.offset = said.time - self._clock.now()
+        return said
+
+    async def _ask_identity(self, trust: ssl.SSLContext | aiohttp.Fingerprint | bool) -> BridgeIdentity:
+        assert self._session is not None
+        try:
+            async with self._session.get(f"{self.url}{API}/identity", ssl=trust, allow_redirects=False) as response:
+                return _parsed(BridgeIdentity, await _good(response))
+        except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError):
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(self.url, error) from error
+
+    def _signed(self, method: str, target: str, content: bytes | None) -> dict[str, str]:
+        digest = _EMPTY_DIGEST if content is None else hashlib.sha256(content).digest()
+        now = self._clock.now() + self.offset
+        authorization = sign_request(
+            self._identity, self._bridge_identity, method, target, digest, now, self._random(NONCE_BYTES)
+        )
+        headers = {"Authorization": authorization}
+        if content is not None:
+            headers["Content-Digest"] = f"sha-256=:{base64.b64encode(digest).decode()}:"
+        return headers
+
+    async def _ask(self, method: str, path: str, model: type[Answer], body: BaseModel | None = None) -> Answer:
+        return _parsed(model, await self.request(method, path, body))
+
+
+_WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
+def _make_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+        headers={"User-Agent": f"isthmus/{__version__}"},
+        auto_decompress=False,
+        trust_env=True,
+    )
+
+
+def _ca_context(ca: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca is not None:
+        context.load_verify_locations(ca)
+    return context
+
+
+async def _good(response: aiohttp.ClientResponse) -> bytes:
+    content = await response.content.read(_MOST_ANSWER_BYTES + 1)
+    while not response.content.at_eof() and len(content) <= _MOST_ANSWER_BYTES:
+        content += await response.content.read(_MOST_ANSWER_BYTES)
+    if len(content) > _MOST_ANSWER_BYTES:
+        raise ProviderTrouble("the Bridge's answer is too long", retry=Retry.NEVER)
+    if response.status < 300:
+        return content
+    raise _problem(response.status, content)
+
+
+def _problem(status: int, content: bytes) -> Problem | ProviderTrouble:
+    try:
+        fields: Any = json.loads(content)
+        title = str(fields["title"])
+    except (ValueError, KeyError, TypeError):
+        # not the Bridge's own words: a proxy in between
+        return ProviderTrouble(f"the way to the Bridge answers {status}", retry=Retry.LATER)
+    texts = {name: str(fields.get(name, "")) for name in ("detail", "field", "hint")}
+    return Problem(status, title, **texts)
+
+
+def _parsed(model: type[Answer], content: bytes) -> Answer:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise ProviderTrouble("the Bridge's answer is not understood", retry=Retry.NEVER) from error
+
+
+def _unreachable(url: str, error: Exception) -> ProviderTrouble:
+    return ProviderTrouble(
+        f"the Bridge at {url} cannot be reached: {type(error).__name__}",
+        retry=Retry.LATER,
+        hint="isthmus router check URL tells which part of the way fails",
+    )

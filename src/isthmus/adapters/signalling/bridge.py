@@ -1,0 +1,178 @@
+"""`bridge:` carries notices over a WebSocket to the Bridge's hub, which hands them on to the other Router's.
+
+Built for bulk: what is published goes to the socket at once, and what arrives waits in one list, not in tasks.
+"""
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
+import structlog
+
+from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.signalling.websocket import MAX_MESSAGE_BYTES, CloseCode, WebSocket
+from isthmus.errors import IsthmusError, ProviderTrouble, Retry
+from isthmus.kit import backoff
+from isthmus.kit.tasks import Tasks
+from isthmus.ports.signalling import SignallingTraits
+
+_log = structlog.get_logger()
+_PATH: Final = "/signalling"
+_MOST_NOTICE_BYTES: Final = MAX_MESSAGE_BYTES - 256  # room for the mailbox in front
+_INBOX_HIGH_BYTES: Final = 16 * 1024 * 1024  # more waiting than this and nothing is read until the listener caught up
+_INBOX_LOW_BYTES: Final = 4 * 1024 * 1024
+_FIRST_DELAY: Final = 0.2  # a Bridge restarts in a second, and associations wait for it
+_MOST_DELAY: Final = 5.0  # a live session is given up after 25 s
+_WRITE_SECONDS: Final = 10.0
+_MAILBOX_BYTES: Final = 64
+
+
+class BridgeSignalling:
+    """The built-in signalling service, seen from one Router: it listens at its own Router ID and at nothing else."""
+
+    def __init__(self, bridge: BridgeClient) -> None:
+        """Use the Bridge that `bridge` knows; the connection is made at first use, and made again when it is lost."""
+        self.traits = SignallingTraits(max_notice_bytes=_MOST_NOTICE_BYTES, cheap_bulk=True, retention=0.0)
+        self._bridge = bridge
+        self._tasks = Tasks("bridge signalling")
+        self._socket: WebSocket | None = None
+        self._settled = asyncio.Event()  # not set while a connection is being made
+        self._lost = asyncio.Event()
+        self._inbox: deque[bytes] = deque()
+        self._inbox_bytes = 0
+        self._arrival: asyncio.Future[None] | None = None
+        self._paused = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<BridgeSignalling {self._socket!r}, {len(self._inbox)} notices to take>"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the way to the Bridge is open now."""
+        return self._socket is not None and self._socket.is_open
+
+    async def publish(self, to: str, notice: bytes) -> None:
+        """Send a notice to a Router. Raises ProviderTrouble if the Bridge is out of reach or the notice too long."""
+        if len(notice) > _MOST_NOTICE_BYTES:
+            raise ProviderTrouble(f"a notice has at most {_MOST_NOTICE_BYTES} bytes", retry=Retry.NEVER)
+        socket = self._socket
+        if socket is None:
+            socket = await self._connected()
+        socket.send(_mailbox(to), notice)
+        if socket.is_full:
+            try:
+                async with asyncio.timeout(_WRITE_SECONDS):
+                    await socket.writable()
+            except TimeoutError as error:
+                raise ProviderTrouble("the Bridge takes no notices", retry=Retry.LATER) from error
+
+    async def listen(self, at: str) -> AsyncIterator[bytes]:
+        """Yield the notices for this Router. Raises ProviderTrouble if asked for another mailbox."""
+        if at != self._bridge.own_id:
+            raise ProviderTrouble("a Router listens at its own mailbox only", retry=Retry.NEVER)
+        self._start()
+        while not self._closed:
+            while self._inbox:
+                notice = self._inbox.popleft()
+                self._inbox_bytes -= len(notice)
+                if self._paused and self._inbox_bytes < _INBOX_LOW_BYTES:
+                    self._resume()
+                yield notice
+            if not self._closed:
+                if self._arrival is None or self._arrival.done():
+                    self._arrival = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._arrival)
+
+    async def close(self) -> None:
+        """End every listener and the connection."""
+        self._closed = True
+        if self._socket is not None:
+            self._socket.close(CloseCode.GOING_AWAY, "the Router stops")
+            await self._lost.wait()
+        await self._tasks.close()
+        self._settled.set()
+        self._wake()
+
+    def _start(self) -> None:
+        if self._closed:
+            raise ProviderTrouble("this signalling service was closed", retry=Retry.NEVER)
+        if not len(self._tasks):
+            self._tasks.spawn(self._keep_connected(), name="keeping connected")
+
+    async def _connected(self) -> WebSocket:
+        self._start()
+        await self._settled.wait()
+        if self._socket is None:
+            raise ProviderTrouble("the Bridge's signalling service is out of reach", retry=Retry.LATER)
+        return self._socket
+
+    async def _keep_connected(self) -> None:
+        delays = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
+        while True:
+            self._settled.clear()
+            try:
+                response, socket = await self._connect()
+            except IsthmusError as error:
+                _log.warning("signalling not connected", error=str(error), hint=error.hint)
+                self._settled.set()
+                await asyncio.sleep(next(delays))
+                continue
+            self._settled.set()
+            delays = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
+            try:
+                await self._lost.wait()
+            finally:
+                self._socket = None
+                socket.abort()
+                response.close()
+            await asyncio.sleep(next(delays))
+
+    async def _connect(self) -> tuple[aiohttp.ClientResponse, WebSocket]:
+        response, transport = await self._bridge.upgrade(_PATH)
+        self._lost.clear()
+        self._paused = False
+        socket = WebSocket(masks=True, on_message=self._received, on_lost=self._on_lost)
+        socket.take_over(transport)
+        socket.ping()  # the hub delivers from our first frame on
+        self._socket = socket
+        return response, socket
+
+    def _received(self, notice: bytes) -> None:
+        self._inbox.append(notice)
+        self._inbox_bytes += len(notice)
+        if self._inbox_bytes > _INBOX_HIGH_BYTES and not self._paused and self._socket is not None:
+            self._paused = True
+            self._socket.pause_reading()
+        self._wake()
+
+    def _resume(self) -> None:
+        self._paused = False
+        if self._socket is not None:
+            self._socket.resume_reading()
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def _on_lost(self, reason: str) -> None:
+        self._socket = None
+        self._lost.set()
+        if not self._closed:
+            _log.warning("signalling connection lost", reason=reason)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mailbox(to: str) -> bytes:
+    name = to.encode("ascii")
+    if not 0 < len(name) <= _MAILBOX_BYTES:
+        raise ProviderTrouble("a mailbox has a name of 1 to 64 characters", retry=Retry.NEVER)
+    return bytes((len(name),)) + name
+
+
+def open_signalling(url: str, *, bridge: BridgeClient) -> BridgeSignalling:  # noqa: ARG001 - `bridge:` says it all
+    """Return the built-in service of the Router's own Bridge."""
+    return BridgeSignalling(bridge)

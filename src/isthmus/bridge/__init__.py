@@ -1,0 +1,1 @@
+"""The Bridge: accounts, directory, sessions, and the built-in signalling service and blobstore, behind one REST API."""

@@ -1,0 +1,150 @@
+"""What an operator does with a Bridge: behind the control API while it runs, in the CLI's own process while not."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError, validate_call
+
+from isthmus import __version__
+from isthmus.bridge.accounts.service import DEFAULT_VALID_DAYS
+from isthmus.bridge.config import BridgeAddress, BridgeConfig
+from isthmus.bridge.parts import Parts
+from isthmus.errors import OperatorError
+from isthmus.kit.clock import SystemClock
+from isthmus.kit.files import folder_lock, make_private_folder, read_json, write_durably
+from isthmus.kit.names import HostPort, SiteName
+
+_ADDRESS_FILE: Final = "address.json"
+
+
+class Administration:
+    """Every operation takes and returns what JSON can say. Raises OperatorError for what cannot be done."""
+
+    def __init__(self, parts: Parts, address: BridgeAddress | None) -> None:
+        """Administer a Bridge; `address` is None if it does not run."""
+        self._parts = parts
+        self._address = address
+        self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
+            name: validate_call(getattr(self, name))
+            for name in ("invite", "invites", "withdraw", "revoke", "sites", "sessions", "audit", "status", "providers")
+        }
+
+    async def run(self, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """Run an operation by name. Raises OperatorError for an unknown one, or for arguments that do not fit."""
+        if operation not in self._operations:
+            raise OperatorError(f"there is no operation '{operation}'", hint=", ".join(sorted(self._operations)))
+        try:
+            return await self._operations[operation](**arguments)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise OperatorError(f"{operation}: {place}: {first['msg']}") from error
+
+    async def invite(self, site: str, valid_days: float = DEFAULT_VALID_DAYS) -> dict[str, Any]:
+        """Make an invite for a site."""
+        name = SiteName.parse(site)
+        invite = await self._parts.accounts.invite(
+            name, valid_days=valid_days, url=self._url(), identity=self._parts.identity.public
+        )
+        return {"site": name, "invite": str(invite), "valid_days": valid_days, "url": invite.url}
+
+    async def invites(self) -> list[dict[str, Any]]:
+        """List all invites, without their secrets, which the Bridge does not have."""
+        now = self._parts.clock.now()
+        return [
+            {**asdict(invite), "open": invite.used is None and invite.withdrawn is None and invite.expires > now}
+            for invite in await self._parts.accounts.invites()
+        ]
+
+    async def withdraw(self, site: str) -> dict[str, Any]:
+        """Withdraw the open invites of a site."""
+        return {"site": site, "withdrawn": await self._parts.accounts.withdraw(SiteName.parse(site))}
+
+    async def revoke(self, site: str) -> dict[str, Any]:
+        """Shut out a site's Router at once and for good."""
+        account = await self._parts.revoke(SiteName.parse(site))
+        return {"site": account.site, "router_id": account.router_id.spoken}
+
+    async def sites(self) -> list[dict[str, Any]]:
+        """List the enrolled sites."""
+        return [
+            {
+                "site": account.site,
+                "router_id": account.router_id.spoken,
+                "online": self._parts.hub.is_online(account.router_id),
+                "version": account.version,
+                "enrolled": account.enrolled,
+            }
+            for account in self._parts.accounts.all
+        ]
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """List the live sessions."""
+        return [_shown(session.to_audit()) for session in self._parts.sessions.live]
+
+    async def audit(self, limit: int = 100) -> list[dict[str, Any]]:
+        """List sessions, newest first."""
+        if not 0 < limit <= 10_000:
+            raise OperatorError("limit is a number from 1 to 10000")
+        return [_shown(entry) for entry in await self._parts.audit.newest(limit)]
+
+    async def status(self) -> dict[str, Any]:
+        """Say where the Bridge is and what it does."""
+        parts = self._parts
+        return {
+            "running": self._address is not None,
+            "version": __version__,
+            "url": self._url() if self._address is not None or _stored_url(parts.config.data) else None,
+            "identity": parts.identity.router_id.spoken,
+            "listen": None if self._address is None else str(self._address.listen),
+            "sites": len(parts.accounts.all),
+            "routers_online": len(parts.hub.online),
+            "sessions_live": len(parts.sessions.live),
+            "notices": parts.hub.forwarded_notices,
+            "notice_bytes": parts.hub.forwarded_bytes,
+            "dropped_bytes": dict(parts.hub.dropped_bytes),
+            "blob_bytes": parts.blobs.used,
+        }
+
+    async def providers(self) -> list[dict[str, Any]]:
+        """List the cloud services that sessions may use."""
+        return [entry.model_dump() for entry in self._parts.providers.all]
+
+    def _url(self) -> str:
+        if self._address is not None:
+            return self._address.url
+        stored = _stored_url(self._parts.config.data)
+        if stored is None:
+            raise OperatorError("this Bridge has never run, so its address is not known", hint="isthmus bridge run")
+        return stored
+
+
+@asynccontextmanager
+async def open_administration(data: Path, database_url: str | None = None) -> AsyncIterator[Administration]:
+    """Administer a Bridge that does not run. Raises OperatorError if it does, since it then holds its folder."""
+    make_private_folder(data)
+    with folder_lock(data):
+        config = BridgeConfig(data=data, listen=HostPort("127.0.0.1", 0), database_url=database_url)
+        parts = await Parts.open(config, SystemClock())
+        try:
+            yield Administration(parts, None)
+        finally:
+            await parts.close()
+
+
+def store_url(folder: Path, url: str) -> None:
+    """Remember how Routers reach this Bridge, for invites made while it does not run."""
+    write_durably(folder / _ADDRESS_FILE, json.dumps({"url": url}).encode())
+
+
+def _stored_url(folder: Path) -> str | None:
+    stored = (read_json(folder / _ADDRESS_FILE) or {}).get("url")
+    return stored if isinstance(stored, str) else None
+
+
+def _shown(entry: Any) -> dict[str, Any]:
+    return {**asdict(entry), "session_id": entry.session_id.hex()}

@@ -1,0 +1,1 @@
+"""Who connected which devices, when, and how much; never what."""

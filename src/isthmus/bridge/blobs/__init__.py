@@ -1,0 +1,1 @@
+"""The built-in blobstore: sealed blobs on disk, for a day."""

@@ -1,0 +1,201 @@
+"""Blobs on disk, for the live sessions of one Bridge.
+
+A file holds its name, owner's digest and body; the index is in memory and is read back from the files at start.
+Nothing is fsynced: a live blob that a power cut takes is sent again by its writer, which still has it.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from isthmus.errors import BlobExists, BlobMissing, Problem
+from isthmus.kit.clock import Clock
+from isthmus.kit.files import make_private_folder
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
+_MOST_NAME: Final = 512
+_DIGEST: Final = 32
+_MOST_BLOBS: Final = 100_000  # of one site: small blobs cost more than their bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A blob that is whole on disk. `created` is Unix seconds."""
+
+    name: str
+    site: str
+    size: int
+    created: float
+    digest: bytes
+
+
+class BlobStore:
+    """Named blobs, each written once, counted against the site that wrote it."""
+
+    def __init__(self, folder: Path, clock: Clock, *, quota: int, lifetime: float) -> None:
+        """Describe the store; nothing is read yet. `quota` is bytes for each site, `lifetime` seconds."""
+        self._folder = folder
+        self._clock = clock
+        self._quota = quota
+        self._lifetime = lifetime
+        self._entries: dict[str, Entry] = {}
+        self._used: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+
+    @property
+    def used(self) -> int:
+        """Bytes kept in all."""
+        return sum(self._used.values())
+
+    async def open(self) -> None:
+        """Read the index back from the files and drop what was not finished."""
+        make_private_folder(self._folder)
+        for entry in await asyncio.to_thread(self._scan):
+            self._index(entry)
+
+    async def put(self, site: str, name: str, body: AsyncIterator[bytes], size: int, digest: bytes) -> bool:
+        """Keep a blob; return False if the same one was there. The body raises if it is not what was announced.
+
+        Raises BlobExists if another body has that name, Problem 507 if the site's room is used up, 422 for a bad name.
+        """
+        check_name(name)
+        if name in self._entries:
+            return await self._same_again(name, body, digest)
+        if self._used.get(site, 0) + size > self._quota or self._counts.get(site, 0) >= _MOST_BLOBS:
+            raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
+        self._used[site] = self._used.get(site, 0) + size  # reserved, so that puts in flight cannot overrun it
+        scratch = self._folder / f"new.{secrets.token_hex(8)}"
+        try:
+            written = await self._write(scratch, name, site, digest, body)
+            if written > size:
+                raise Problem(400, "Longer than announced")
+            await asyncio.to_thread(os.link, scratch, self._path(name))
+            self._index(Entry(name, site, written, self._clock.now(), digest))
+        except FileExistsError:
+            return await self._same_again(name, _nothing(), digest)
+        finally:
+            self._release(site, size)
+            await asyncio.to_thread(scratch.unlink, missing_ok=True)
+        return True
+
+    async def get(self, name: str) -> bytes:
+        """Return the body. Raises BlobMissing."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise BlobMissing(name)
+        try:
+            content = await asyncio.to_thread(self._path(name).read_bytes)
+        except FileNotFoundError as error:
+            raise BlobMissing(name) from error
+        return content[_header_length(content) :]
+
+    async def delete(self, name: str) -> None:
+        """Forget a blob, if there is one."""
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._release(entry.site, entry.size)
+            self._counts[entry.site] -= 1
+            await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
+
+    def list_of(self, site: str, prefix: str, after: str, limit: int) -> list[Entry]:
+        """Return blobs that a site wrote, by name: those that start with `prefix` and come after `after`."""
+        names = sorted(
+            entry.name
+            for entry in self._entries.values()
+            if entry.site == site and entry.name.startswith(prefix) and entry.name > after
+        )
+        return [self._entries[name] for name in names[:limit]]
+
+    async def sweep(self) -> int:
+        """Delete what everybody forgot; return how many."""
+        oldest = self._clock.now() - self._lifetime
+        forgotten = [entry.name for entry in self._entries.values() if entry.created < oldest]
+        for name in forgotten:
+            await self.delete(name)
+        return len(forgotten)
+
+    async def forget_site(self, site: str) -> None:
+        """Delete every blob of a site that was revoked."""
+        for name in [entry.name for entry in self._entries.values() if entry.site == site]:
+            await self.delete(name)
+
+    def _path(self, name: str) -> Path:
+        # hashed, since some file systems take two names that differ in case for one
+        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.blob"
+
+    async def _write(self, path: Path, name: str, site: str, digest: bytes, body: AsyncIterator[bytes]) -> int:
+        written = 0
+        with contextlib.closing(await asyncio.to_thread(_create, path)) as file:
+            file.write(_header(name, site, digest))
+            async for chunk in body:
+                written += len(chunk)
+                await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(file.flush)
+        return written
+
+    async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
+        async for _ in body:
+            pass  # read to its end, so that a body that is not the announced one is refused first
+        entry = self._entries.get(name)
+        if entry is None or entry.digest != digest:
+            raise BlobExists(name)
+        return False
+
+    def _index(self, entry: Entry) -> None:
+        self._entries[entry.name] = entry
+        self._used[entry.site] = self._used.get(entry.site, 0) + entry.size
+        self._counts[entry.site] = self._counts.get(entry.site, 0) + 1
+
+    def _release(self, site: str, size: int) -> None:
+        self._used[site] = self._used.get(site, 0) - size
+
+    def _scan(self) -> list[Entry]:
+        found = []
+        for path in sorted(self._folder.iterdir()):
+            if path.suffix != ".blob":
+                path.unlink()
+                continue
+            with path.open("rb") as file:
+                head = file.read(_header_length(b"\xff" * 3))
+            status = path.stat()
+            name, site = _parse_header(head)
+            length = _header_length(head)
+            found.append(Entry(name, site, status.st_size - length, status.st_mtime, head[3 : 3 + _DIGEST]))
+        return found
+
+
+def check_name(name: str) -> None:
+    """Raise Problem 422 unless this is a blob name."""
+    if len(name) > _MOST_NAME or not _NAME.fullmatch(name):
+        raise Problem(422, "Not a blob name", detail=f"[A-Za-z0-9_-]+ joined by /, at most {_MOST_NAME}.", field="name")
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in tuple[bytes, ...]():
+        yield chunk
+
+
+def _create(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _header(name: str, site: str, digest: bytes) -> bytes:
+    """Length of the name (2 bytes), of the site (1), digest (32), name, site."""
+    return len(name).to_bytes(2, "big") + bytes((len(site),)) + digest + name.encode("ascii") + site.encode("ascii")
+
+
+def _header_length(content: bytes) -> int:
+    return 3 + _DIGEST + min(int.from_bytes(content[:2], "big"), _MOST_NAME) + content[2]
+
+
+def _parse_header(head: bytes) -> tuple[str, str]:
+    start = 3 + _DIGEST
+    end = start + int.from_bytes(head[:2], "big")
+    return head[start:end].decode("ascii"), head[end : end + head[2]].decode("ascii")

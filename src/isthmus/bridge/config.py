@@ -1,0 +1,46 @@
+"""What an operator can say about a Bridge."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from isthmus.kit.names import HostPort
+
+GIB: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """Settings of one Bridge.
+
+    Attributes:
+        data: its folder.
+        listen: where Routers connect; port 0 means any free one.
+        public_url: how Routers reach it, if not at `listen`; invites carry it.
+        tls: False behind a reverse proxy that speaks TLS, or inside a trusted network.
+        certificate: PEM file of the certificate (chain) to use instead of a self-made one.
+        key: PEM file of its private key.
+        database_url: PostgreSQL URL of SQLAlchemy's kind (postgresql+asyncpg://...); None is SQLite in `data`.
+        blob_quota: bytes that the built-in blobstore keeps for one site.
+        blob_seconds: for how long it keeps a blob that nobody deletes.
+    """
+
+    data: Path
+    listen: HostPort
+    public_url: str | None = None
+    tls: bool = True
+    certificate: Path | None = None
+    key: Path | None = None
+    database_url: str | None = None
+    blob_quota: int = 4 * GIB
+    blob_seconds: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeAddress:
+    """Where a running Bridge can be reached: URL for Routers, the socket it listens on, and its identity."""
+
+    url: str
+    listen: HostPort
+    identity: bytes
+    control_url: str

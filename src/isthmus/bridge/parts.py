@@ -1,0 +1,108 @@
+"""The parts of one Bridge, joined. Nothing here is global: two Bridges can live in one process."""
+
+import secrets
+from pathlib import Path
+
+import structlog
+
+from isthmus.bridge.accounts.service import Account, Accounts
+from isthmus.bridge.audit.service import Audit
+from isthmus.bridge.blobs.store import BlobStore
+from isthmus.bridge.config import BridgeConfig
+from isthmus.bridge.database import Database
+from isthmus.bridge.directory.changes import Changes
+from isthmus.bridge.directory.service import Directory
+from isthmus.bridge.gate import Guard
+from isthmus.bridge.identity import load_identity
+from isthmus.bridge.metrics import Metrics
+from isthmus.bridge.providers.service import Providers
+from isthmus.bridge.sessions.service import Sessions
+from isthmus.bridge.signalling.hub import Hub
+from isthmus.bridge.tls import Tls
+from isthmus.contract.notices import NoticeKind
+from isthmus.envelope.identity import Identity, Random, RouterId
+from isthmus.kit.clock import Clock
+from isthmus.kit.files import write_durably
+from isthmus.kit.names import SiteName
+
+_log = structlog.get_logger()
+_METRICS_TOKEN = "metrics.token"  # noqa: S105 - the name of a file, not a token
+
+
+class Parts:
+    """Everything a Bridge consists of but its sockets."""
+
+    def __init__(self, config: BridgeConfig, identity: Identity, clock: Clock, random: Random) -> None:
+        """Join the parts; nothing is read or opened yet."""
+        self.config = config
+        self.identity = identity
+        self.clock = clock
+        self.database = (
+            Database(config.database_url) if config.database_url is not None else Database.in_folder(config.data)
+        )
+        self.accounts = Accounts(self.database, clock, random)
+        self.directory = Directory(self.database, self.accounts, clock)
+        self.hub = Hub()
+        self.changes = Changes(self.hub, random)
+        self.audit = Audit(self.database)
+        self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)
+        self.providers = Providers()
+        self.blobs = BlobStore(config.data / "blobs", clock, quota=config.blob_quota, lifetime=config.blob_seconds)
+        self.metrics = Metrics(self.hub, self.sessions, self.blobs)
+        self.guard = Guard(self.accounts, identity.public, clock)
+        self.tls: Tls | None = None
+        self.metrics_token = ""
+        self.hub.on_presence = self._presence_changed
+
+    @classmethod
+    async def open(cls, config: BridgeConfig, clock: Clock, random: Random = secrets.token_bytes) -> "Parts":
+        """Return the parts with their durable state read. Raises OperatorError if some of it is damaged."""
+        parts = cls(config, load_identity(config.data, random), clock, random)
+        try:
+            await parts.database.open()
+            await parts.accounts.load()
+            await parts.directory.load()
+        except BaseException:
+            await parts.database.close()
+            raise
+        parts.metrics_token = _metrics_token(config.data)
+        return parts
+
+    async def close(self) -> None:
+        """Write what is still in memory and let go of the database."""
+        try:
+            await self.audit.flush()
+        finally:
+            await self.database.close()
+
+    def enrolled(self, account: Account) -> None:
+        """Let the others see a new site."""
+        _log.info("site enrolled", site=account.site, router=account.router_id)
+        self.changes.touch(self._others(account.router_id))
+
+    async def revoke(self, site: SiteName) -> Account:
+        """Shut a site out: no request, no connection, no session of it goes on from here. Raises OperatorError."""
+        account = await self.accounts.revoke(site)
+        self.sessions.end_all_of(account.router_id, "revoked")
+        self.hub.close(account.router_id)
+        others = self._others(account.router_id)
+        for router_id in others:
+            self.hub.tell(router_id, NoticeKind.REVOKED, body=account.mailbox)
+        self.changes.touch(others)
+        _log.warning("site revoked", site=site, router=account.router_id)
+        await self.directory.forget(account)
+        await self.blobs.forget_site(site)
+        return account
+
+    def _others(self, router_id: RouterId) -> list[RouterId]:
+        return [account.router_id for account in self.accounts.all if account.router_id != router_id]
+
+    def _presence_changed(self, router_id: RouterId, _online: bool) -> None:
+        self.changes.touch(self._others(router_id))
+
+
+def _metrics_token(folder: Path) -> str:
+    path = folder / _METRICS_TOKEN
+    if not path.exists():
+        write_durably(path, secrets.token_urlsafe(32).encode())
+    return path.read_text().strip()

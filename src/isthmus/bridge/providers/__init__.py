@@ -1,0 +1,1 @@
+"""The pairs of cloud services that sessions may use."""

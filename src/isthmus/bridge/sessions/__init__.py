@@ -1,0 +1,1 @@
+"""Live sessions: who may open one, who relays it, when it is over."""

@@ -1,0 +1,1 @@
+"""The built-in signalling service: notices from Router to Router over WebSockets."""

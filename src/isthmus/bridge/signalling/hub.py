@@ -1,0 +1,132 @@
+"""The hub: from the socket a notice came in by straight to the socket it goes out by.
+
+A mailbox is a Router's ID. Notices for an absent Router, or for one that takes them too slowly, are dropped:
+signalling may lose notices, and every stream heals that by itself.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from isthmus.contract.notices import FIRST_ROUTER_KIND, NO_SESSION, PREFIX_BYTES, NoticeKind, pack
+from isthmus.envelope.identity import RouterId
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024  # of one mailbox: two streams' windows; what is beyond would come too late
+
+
+class Lane(Protocol):
+    """One connection of a Router."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are still to be sent."""
+        ...
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send one message."""
+        ...
+
+    def revoke(self) -> None:
+        """Close the connection: its Router no longer belongs to the network."""
+        ...
+
+
+class Hub:
+    """Mailboxes, the lanes to them, and who may write to whom in which session."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[bytes, list[Lane]] = {}
+        self._links: dict[bytes, bytes] = {}
+        self.on_presence: Callable[[RouterId, bool], None] = _ignore
+        self.forwarded_notices = 0
+        self.forwarded_bytes = 0
+        self.dropped_bytes = {"refused": 0, "absent": 0, "full": 0}
+
+    def __repr__(self) -> str:
+        return f"<Hub: {len(self._lanes)} Routers, {len(self._links) // 2} sessions>"
+
+    # who may write to whom
+
+    def link(self, session_id: bytes, one: RouterId, other: RouterId) -> None:
+        """Let two Routers exchange notices of a session."""
+        self._links[session_id + one.encode()] = other.encode()
+        self._links[session_id + other.encode()] = one.encode()
+
+    def unlink(self, session_id: bytes, one: RouterId, other: RouterId) -> None:
+        """Carry no more notices of a session."""
+        self._links.pop(session_id + one.encode(), None)
+        self._links.pop(session_id + other.encode(), None)
+
+    # who is there
+
+    def attach(self, mailbox: bytes, lane: Lane) -> None:
+        """Deliver to this lane too."""
+        lanes = self._lanes.setdefault(mailbox, [])
+        lanes.append(lane)
+        if len(lanes) == 1:
+            self.on_presence(RouterId(mailbox.decode("ascii")), True)
+
+    def detach(self, mailbox: bytes, lane: Lane) -> None:
+        """Deliver to this lane no more."""
+        lanes = self._lanes.get(mailbox, [])
+        if lane in lanes:
+            lanes.remove(lane)
+            if not lanes:
+                del self._lanes[mailbox]
+                self.on_presence(RouterId(mailbox.decode("ascii")), False)
+
+    def is_online(self, router_id: RouterId) -> bool:
+        """Return whether a Router listens now."""
+        return router_id.encode() in self._lanes
+
+    @property
+    def online(self) -> frozenset[RouterId]:
+        """The Routers that listen now."""
+        return frozenset(RouterId(mailbox.decode("ascii")) for mailbox in self._lanes)
+
+    def close(self, router_id: RouterId) -> None:
+        """Close every lane of a Router that was revoked."""
+        for lane in tuple(self._lanes.get(router_id.encode(), ())):
+            lane.revoke()
+
+    # notices
+
+    def forward(self, sender: bytes, message: bytes) -> None:
+        """Carry a Router's message: length of the mailbox (1 byte), mailbox, notice.
+
+        Dropped unless its kind is one that Routers send and the session named in it is theirs.
+        """
+        start = 1 + message[0] if message else 0
+        end = start + PREFIX_BYTES
+        if len(message) < end or message[start] < FIRST_ROUTER_KIND or start == 0:
+            self.dropped_bytes["refused"] += len(message)
+            return
+        to = message[1:start]
+        if self._links.get(message[start + 1 : end] + sender) != to:
+            self.dropped_bytes["refused"] += len(message)
+            return
+        self._deliver(to, memoryview(message)[start:])
+
+    def tell(self, router_id: RouterId, kind: NoticeKind, session_id: bytes = NO_SESSION, body: bytes = b"") -> None:
+        """Send a notice of the Bridge's own."""
+        self._deliver(router_id.encode(), pack(kind, session_id, body))
+
+    def _deliver(self, to: bytes, notice: bytes | memoryview) -> None:
+        lanes = self._lanes.get(to)
+        if not lanes:
+            self.dropped_bytes["absent"] += len(notice)
+            return
+        lane = lanes[0] if len(lanes) == 1 else min(lanes, key=_waiting)
+        if lane.waiting + len(notice) > MAX_WAITING_BYTES:
+            self.dropped_bytes["full"] += len(notice)
+            return
+        self.forwarded_notices += 1
+        self.forwarded_bytes += len(notice)
+        lane.send(notice)
+
+
+def _waiting(lane: Lane) -> int:
+    return lane.waiting
+
+
+def _ignore(_router_id: RouterId, _online: bool) -> None:
+    """Nobody listens to presence yet."""
