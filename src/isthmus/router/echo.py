@@ -40,6 +40,7 @@ class EchoResult:
 
     called: str
     site: str | None
+    ok: bool
     status: str
     legs: tuple[Leg, ...]
 
@@ -149,7 +150,7 @@ class Echo:
         except BaseException:
             session.let_go()
             raise
-        return EchoResult(device.title, None, status, tuple(legs))
+        return EchoResult(device.title, None, status == 0, status_name(status), tuple(legs))
 
     async def _remote(self, target: RemoteDevice, caller: LocalDevice, routed: float) -> EchoResult:
         live = self._live
@@ -174,12 +175,12 @@ class Echo:
             link.close()
             raise
         link.finish()
-        return EchoResult(target.title, target.site, status, tuple(legs))
+        return EchoResult(target.title, target.site, status == 0, status_name(status), tuple(legs))
 
 
 async def _converse(
     conversation: _Conversation, send: Callable[[bytes], None], context_id: int, legs: list[Leg]
-) -> str:
+) -> int:
     try:
         async with asyncio.timeout(_SECONDS):
             for name, data, answer in (
@@ -192,7 +193,7 @@ async def _converse(
                 legs.append(Leg(name, time.perf_counter() - started))
     except TimeoutError as error:
         raise OperatorError(f"no answer to the {name} within {_SECONDS:g} s") from error
-    return status_name(conversation.status.result())
+    return conversation.status.result()
 
 
 def _request(called: AETitle, calling: AETitle) -> AssociateRequest:

@@ -1,0 +1,149 @@
+"""A Router, put together: every part is made here, handed what it needs, and ended here in the opposite order."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from isthmus.adapters.blobstore.bridge import BridgeBlobstore
+from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.signalling.bridge import BridgeSignalling
+from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.stream import Cloud
+from isthmus.contract.notices import PREFIX_BYTES, NoticeKind
+from isthmus.errors import OperatorError
+from isthmus.kit.clock import SystemClock
+from isthmus.kit.files import folder_lock, make_private_folder
+from isthmus.kit.names import HostPort
+from isthmus.kit.tasks import Tasks
+from isthmus.router.administration import Administration
+from isthmus.router.answering import Answering
+from isthmus.router.audit import Audit
+from isthmus.router.config import RouterConfig
+from isthmus.router.control import Control
+from isthmus.router.directory import Directory
+from isthmus.router.echo import Echo
+from isthmus.router.keys import Keys
+from isthmus.router.lan import LanListener
+from isthmus.router.live import Core, Live
+from isthmus.router.metrics import Metrics
+from isthmus.router.opening import Opening
+from isthmus.router.operations import LiveOperations
+from isthmus.router.store import Store
+from isthmus.router.sync import Sync
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAddress:
+    """Where a running Router listens: for devices, for devices with TLS, and for its operator."""
+
+    dicom: HostPort
+    dicom_tls: HostPort | None
+    console: HostPort
+
+
+async def run_router(config: RouterConfig, stop: asyncio.Event, ready: Callable[[RouterAddress], None]) -> None:
+    """Run a Router until `stop` is set, then drain it. `ready` is told where it listens.
+
+    Raises OperatorError if it has not joined a network, its folder is in use or damaged, or a port is taken.
+    """
+    async with _router(config) as address:
+        ready(address)
+        await stop.wait()
+        _log.info("stopping: no new associations, the live ones may end")
+
+
+@contextlib.asynccontextmanager
+async def _router(config: RouterConfig) -> AsyncIterator[RouterAddress]:
+    async with contextlib.AsyncExitStack() as stack:
+        folder = make_private_folder(config.data)
+        stack.enter_context(folder_lock(folder))
+        clock = SystemClock()
+        keys = Keys.open(folder, now=clock.now())
+        membership = keys.membership
+        if membership is None:
+            raise OperatorError("this Router has not joined a network", hint="isthmus router join INVITE")
+        store = Store.open(folder / "router.db")
+        stack.callback(store.close)
+        audit = Audit(store, clock)
+        await stack.enter_async_context(audit.running())
+        directory = Directory(store, keys, clock, alert=audit.alert)
+        metrics = Metrics()
+        tasks = Tasks("router")
+        bridge = BridgeClient(membership.url, membership.identity, keys.identity, clock=clock)
+        stack.push_async_callback(bridge.close)
+        cloud = Cloud(BridgeSignalling(bridge), BridgeBlobstore(bridge))
+        stack.push_async_callback(cloud.blobstore.close)
+        stack.push_async_callback(cloud.signalling.close)
+        core = Core(
+            identity=keys.identity,
+            prekeys=lambda: keys.prekeys,
+            directory=directory,
+            bridge=bridge,
+            cloud=cloud,
+            pool=Pool(config.limits.pool_bytes),
+            clock=clock,
+            tasks=tasks,
+            audit=audit,
+            metrics=metrics,
+            limits=config.limits,
+        )
+        live = Live(core)
+        opening = Opening(live)
+        live.handle(opening, Answering(live))
+        stack.push_async_callback(tasks.close)
+        sync = Sync(
+            bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics
+        )
+        tasks.spawn(sync.run(), name="keep in step with the Bridge")
+        tasks.spawn(_listen(cloud, keys.router_id, live, sync), name="listen for notices")
+        listener = LanListener(live)
+        dicom = await listener.listen(config.dicom)
+        dicom_tls = None
+        if config.dicom_tls is not None:
+            dicom_tls = await listener.listen(config.dicom_tls, _tls_for_devices(folder / "tls"))
+        administration = Administration(store, directory, keys, audit, clock)
+        administration.listening(dicom)
+        control = Control(folder, administration, metrics)
+        operations = LiveOperations(live, administration, sync, Echo(live, opening), dicom, dicom_tls)
+        for name, operation in operations.table().items():
+            control.register(name, operation)
+        address = await stack.enter_async_context(control.serving(config.console))
+        stack.push_async_callback(live.drain, config.limits.drain_seconds)
+        stack.callback(listener.close)
+        yield RouterAddress(dicom, dicom_tls, address)
+
+
+async def _listen(cloud: Cloud, router_id: str, live: Live, sync: Sync) -> None:
+    """Take every notice where it belongs, for ever."""
+    async for notice in cloud.signalling.listen(router_id):
+        kind = notice[0] if notice else 0
+        if kind == NoticeKind.NETWORK_CHANGED:
+            sync.network_changed()
+        elif kind == NoticeKind.REVOKED:
+            live.let_go_of_router(notice[PREFIX_BYTES:].decode("ascii", "replace"))
+            sync.network_changed()
+        else:
+            live.notice(notice)
+
+
+def _tls_for_devices(folder: Path) -> ssl.SSLContext:
+    """Return the context for devices that call with TLS (PS3.15 section B.12: BCP 195). Raises OperatorError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+        context.load_verify_locations(folder / "devices.pem")
+    except (OSError, ssl.SSLError) as error:
+        raise OperatorError(
+            f"cannot use the TLS files in {folder}: {error}",
+            hint="certificate.pem and key.pem are this Router's, devices.pem signs the devices'",
+        ) from error
+    return context

@@ -1,0 +1,188 @@
+"""A whole network in one event loop: a Bridge and Routers on loopback, joined and accepted as people would do it.
+
+Everything is real but the processes: sockets, TLS, databases, keys. For tests that need more than one part.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from isthmus.bridge.app import BridgeAddress, run_bridge
+from isthmus.bridge.config import BridgeConfig
+from isthmus.contract.invites import Invite
+from isthmus.errors import OperatorError
+from isthmus.kit.names import HostPort
+from isthmus.kit.tasks import Tasks
+from isthmus.router.app import RouterAddress, run_router
+from isthmus.router.config import RouterConfig
+from isthmus.router.membership import join
+
+_LOOPBACK = HostPort("127.0.0.1", 0)
+
+
+@dataclass(slots=True)
+class Running:
+    """A part that runs: its folder, and how to stop it."""
+
+    data: Path
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    async def control(self, operation: str, /, **arguments: Any) -> Any:
+        """Do an operation of its control API. Raises OperatorError with what it says."""
+        note = json.loads((self.data / "control.json").read_text())
+        address = note["url"] if "url" in note else f"http://{note['address']}"
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(
+                f"{address}/control/{operation}",
+                json=arguments,
+                headers={"Authorization": f"Bearer {note['token']}"},
+            ) as response,
+        ):
+            answer = await response.json(content_type=None)
+            if response.status != 200:
+                raise OperatorError(answer["detail"] or answer["title"], hint=answer.get("hint", ""))
+            return answer
+
+    async def end(self) -> None:
+        """Stop it as SIGTERM does, and wait."""
+        self.stop.set()
+        await self.task
+
+    async def kill(self) -> None:
+        """Stop it without a word, as far as one process can."""
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+@dataclass(slots=True)
+class Site(Running):
+    """A running Router."""
+
+    name: str
+    address: RouterAddress
+
+    @property
+    def port(self) -> int:
+        """The LAN port: to this site's devices, every remote device."""
+        return self.address.dicom.port
+
+
+class Network:
+    """A Bridge and its sites."""
+
+    def __init__(self, folder: Path, *, tls: bool = True) -> None:
+        self._folder = folder
+        self._tls = tls
+        self._tasks = Tasks("test network")
+        self.sites: dict[str, Site] = {}
+        self.bridge: Running | None = None
+        self.bridge_address: BridgeAddress | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, folder: Path, sites: Sequence[str] = ("north", "south"), *, tls: bool = True) -> AsyncIterator[Self]:
+        """Run a Bridge and these sites, each of which accepts each other."""
+        network = cls(folder, tls=tls)
+        try:
+            await network.start_bridge()
+            for name in sites:
+                await network.join(name)
+            await network.accept_all()
+            yield network
+        finally:
+            await network.close()
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for part in (*self.sites.values(), self.bridge):
+            if part is not None and not part.task.done():
+                part.stop.set()
+        for part in (*self.sites.values(), self.bridge):
+            if part is not None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await part.task
+        await self._tasks.close()
+
+    async def start_bridge(self, listen: HostPort = _LOOPBACK) -> None:
+        """Start the Bridge, or start it again."""
+        config = BridgeConfig(data=self._folder / "bridge", listen=listen, tls=self._tls)
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        task = self._tasks.spawn(run_bridge(config, stop, ready.set_result), name="bridge")
+        self.bridge_address = await _first(ready, task)
+        self.bridge = Running(config.data, stop, task)
+
+    async def join(self, name: str) -> Site:
+        """Invite a site, enrol its Router and run it."""
+        assert self.bridge is not None
+        invite = await self.bridge.control("invite", site=name, valid_days=1)
+        data = self._folder / name
+        await join(data, Invite.parse(invite["invite"]))
+        return await self.start(name)
+
+    async def start(self, name: str, dicom: HostPort = _LOOPBACK) -> Site:
+        """Run a Router that has joined, or run it again."""
+        config = RouterConfig(data=self._folder / name, dicom=dicom, console=_LOOPBACK)
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        task = self._tasks.spawn(run_router(config, stop, ready.set_result), name=name)
+        address = await _first(ready, task)
+        site = self.sites[name] = Site(config.data, stop, task, name, address)
+        await until(lambda: self._connected(site))
+        return site
+
+    @staticmethod
+    async def _connected(site: Site) -> bool:
+        return bool((await site.control("status"))["bridge"]["connected"])
+
+    async def accept_all(self) -> None:
+        """Have every site accept every other one."""
+        for site in self.sites.values():
+            for other in self.sites.values():
+                if other is not site:
+                    await self.accept(site, other)
+
+    async def accept(self, site: Site, other: Site) -> None:
+        """Have one site accept another, comparing IDs as two people would."""
+        router_id = (await other.control("status"))["router_id"]
+        await until(lambda: self._sees(site, other.name))
+        await site.control("site_accept", site=other.name, router_id=router_id)
+
+    @staticmethod
+    async def _sees(site: Site, other: str) -> bool:
+        return any(row["site"] == other for row in await site.control("site_list"))
+
+    async def grant(self, owner: str, device: str, to: str, services: Sequence[str] = ("any",), **more: Any) -> None:
+        """Grant a device to a site, and wait until that site sees it."""
+        await self.sites[owner].control("grant_add", device=device, site=to, services=list(services), **more)
+        title = (await self.sites[owner].control("device_show", device=device))["network_title"]
+        await until(lambda: self._reaches(self.sites[to], title))
+
+    @staticmethod
+    async def _reaches(site: Site, title: str) -> bool:
+        return any(row["title"] == title and row["online"] for row in await site.control("directory"))
+
+
+async def _first(ready: "asyncio.Future[Any]", task: asyncio.Task[None]) -> Any:
+    await asyncio.wait({ready, task}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+        raise AssertionError(f"{task.get_name()} ended before it was ready")
+    return ready.result()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    """Wait until `condition` holds, asking it every few milliseconds. Raises TimeoutError if it never does."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = condition()
+            if await answer if asyncio.iscoroutine(answer) else answer:
+                return
+            await asyncio.sleep(0.02)
