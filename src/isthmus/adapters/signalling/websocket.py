@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from typing import Final, cast
 
 try:
     from websockets.speedups import apply_mask
@@ -160,9 +160,8 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to keep the connection alive."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         self._arm(PING_SECONDS, self._check_life)
 
     def connection_lost(self, exc: Exception | None) -> None:
