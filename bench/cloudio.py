@@ -117,9 +117,8 @@ def main() -> None:
                     carry(total, segment_bytes=segment * 1024, write_bytes=write * 1024, cheap_bulk=cheap_bulk)
                 )
                 way = "inline" if cheap_bulk else "blobs"
-                print(
-                    f"{segment:4} KiB  {write:4} KiB  {way:7} {total / 1e6 / elapsed:5.0f}   {spent / (total / 1e9) / 2:.2f}"
-                )
+                rate, cost = total / 1e6 / elapsed, spent / (total / 1e9) / 2
+                print(f"{segment:4} KiB  {write:4} KiB  {way:7} {rate:5.0f}   {cost:.2f}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from isthmus.cloudio.options import StreamOptions
 
-_MOST_DELETES: Final = 4  # tries; after that the sweeper or the store's own rule has it
+_MOST_DELETES: Final = 4  # tries; once more at the end, and then the sweeper or the store's own rule has it
 
 
 class BlobTask(Enum):
@@ -159,7 +159,6 @@ class BlobBook:
                     return
             case BlobTask.DELETE:
                 if again.tries >= _MOST_DELETES:
-                    self._deletes.discard(work.name)
                     return
         self._waiting.append(again)
 

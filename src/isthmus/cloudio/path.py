@@ -54,4 +54,5 @@ class Path:
     @property
     def patience(self) -> float:
         """Seconds after which an unacknowledged segment is sent again."""
-        return max(2 * (self.smoothed or 0.0), self._options.resend_floor)
+        options = self._options
+        return min(max(2 * (self.smoothed or 0.0), options.resend_floor), options.resend_most)

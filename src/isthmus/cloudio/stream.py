@@ -28,6 +28,8 @@ _TIMER_SLACK: Final = 0.001  # a timer this close to what is wanted is not worth
 
 DuplexObserver = StreamObserver
 
+__all__ = ["Cloud", "Duplex", "DuplexObserver", "Pool", "StreamOptions", "StreamStats"]
+
 
 @dataclass(frozen=True, slots=True)
 class Cloud:

@@ -15,6 +15,7 @@ from isthmus.cloudio.pool import Pool
 from isthmus.errors import RemoteMisuse
 
 MOST_AHEAD: Final = 8192  # segments under way; bounds the memory that tiny segments take beside their bytes
+_MOST_BURST: Final = 64  # segments sent again at once
 SEAL_OVERHEAD: Final = 64  # header, tag and key commitment: no sealed segment is longer than its payload by more
 
 
@@ -58,6 +59,8 @@ class WriterWindow:
         self._far_holds: tuple[tuple[int, int], ...] = ()
         self._progress_at = -inf
         self._fruitless = 0
+        self._burst = 1
+        self._recover_until = 0
         self.resent = 0
 
     @property
@@ -140,6 +143,7 @@ class WriterWindow:
             raise RemoteMisuse("an acknowledgement of what was never sent")
         self.credit = max(self.credit, credit)
         self._far_holds = held
+        self._fruitless = min(self._fruitless, 1)  # the far side is heard: no reason to wait long
         released: list[Sealed] = []
         size = 0
         while self._flying and self._flying[0].sequence < next_expected:
@@ -149,6 +153,10 @@ class WriterWindow:
         if released:
             self.acknowledged = next_expected
             self._progress_at = now
+            if self._fruitless and next_expected < self._recover_until:
+                self._burst = min(2 * self._burst, _MOST_BURST)
+            elif next_expected >= self._recover_until:
+                self._burst = 1
             self._fruitless = 0
             if released[-1].sent_at < inf and not any(segment.tries for segment in released):
                 self.path.round_trip(now - released[-1].sent_at, now)
@@ -160,27 +168,36 @@ class WriterWindow:
         return released
 
     def overdue(self, now: float) -> list[Sealed]:
-        """Queue again what should have been acknowledged by now, and return it."""
+        """Queue again what should have been acknowledged by now, and return it.
+
+        What the far side misses and has later ones of is lost. Of the others only the first goes again, since on a
+        slow path nothing may be lost at all; as this bears fruit, twice as many each time.
+        """
         if now < self.deadline():
             return []
         limit = now - self.path.patience
-        late = [segment for segment in self._flying if segment.sent_at <= limit and self._still_missed(segment)]
         waiting = {segment.sequence for segment in self._again}
-        late = [segment for segment in late if segment.sequence not in waiting]
+        lost_below = self._far_holds[-1][0] if self._far_holds else 0
+        late: list[Sealed] = []
+        for segment in self._flying:
+            if segment.sequence >= lost_below and len(late) >= self._burst:
+                break
+            if segment.sent_at <= limit and self._still_missed(segment) and segment.sequence not in waiting:
+                late.append(segment)
         for segment in late:
             segment.tries += 1
         self.resent += len(late)
         self._again.extend(late)
         self._fruitless += 1
         self._progress_at = now
+        self._recover_until = self.sent
         return late
 
     def deadline(self) -> float:
         """Return when `overdue` should be asked next."""
         if not self._flying or self._flying[0].sent_at == inf:
             return inf
-        patience = self.path.patience * 2.0 ** max(0, min(self._fruitless - 1, 8))
-        patience = min(patience, max(self._options.resend_most, self.path.patience))
+        patience = min(self.path.patience * 2.0 ** max(0, min(self._fruitless - 1, 8)), self._options.resend_most)
         return max(self._flying[0].sent_at, self._progress_at) + patience
 
     def drop(self) -> None:
