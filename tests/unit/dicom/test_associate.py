@@ -253,3 +253,19 @@ def test_a_get_with_roles_keeps_them_byte_for_byte() -> None:
     )
     assert roles[0].to_item() in request.without_contexts({1}).user.items
     assert roles[0].to_item() not in request.without_contexts({3}).user.items
+
+
+@pytest.mark.parametrize("title", ["lower_case-title", "WITH_UNDERSCORE", "A" * 16])
+def test_titles_that_configuration_would_refuse_are_tolerated_on_receive(title: str) -> None:
+    """fo-dicom#1323, Orthanc on underscores."""
+    assert AssociateRequest.parse(dicom.associate_rq(title, title)).called == title
+
+
+def test_each_direction_keeps_its_own_maximum_length_through_every_edit() -> None:
+    """dicom-rs#163, #712, #689: the two limits are never mixed."""
+    request = AssociateRequest.parse(dicom.associate_rq(max_pdu_length=65_535)).without_contexts({1})
+    accept = AssociateAccept.parse(dicom.associate_ac(request.raw, max_pdu_length=0)).with_refused_contexts(
+        [(1, "1.2")]
+    )
+    assert request.with_titles(called=AETitle("X")).max_pdu_length == 65_535
+    assert accept.max_pdu_length == 0
