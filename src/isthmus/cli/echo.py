@@ -29,7 +29,7 @@ def echo(
         title: AE title as `isthmus directory` shows it.
         calling: the device of this site in whose name to call; without it, the first that may.
     """
-    answer = call_running(data, Part.ROUTER, "echo", called=title, device=calling)
+    answer = call_running(data, Part.ROUTER, "echo", title=title, calling=calling)
     if as_json:
         return show.as_json(answer)
     show.legs(answer)

@@ -3,8 +3,9 @@
 
 import asyncio
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -112,7 +113,7 @@ def pause(*, off: Annotated[bool, Parameter(negative="")] = False, data: Data = 
     Args:
         off: take associations again.
     """
-    call_running(data, Part.ROUTER, "pause", off=off)
+    call_running(data, Part.ROUTER, "pause", paused=not off)
     print("Taking associations again." if off else "Paused. isthmus router pause --off takes associations again.")
 
 
@@ -128,10 +129,8 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         return show.as_json(answer)
     alerts = answer.pop("alerts", {})
-    router_id = answer.pop("router_id")
-    show.facts(
-        [("router id", answer.pop("spoken", router_id)), *((name.replace("_", " "), it) for name, it in answer.items())]
-    )
+    answer["router_id"] = answer.pop("spoken")
+    show.facts(_flat(answer))
     for site, texts in alerts.items():
         for text in texts:
             print(f"{site}: {text}")
@@ -168,6 +167,15 @@ def settings(
         return show.as_json(answer)
     show.facts((name.replace("_", " "), value) for name, value in answer.items())
     return None
+
+
+def _flat(answer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in answer.items():
+        words = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{words} ")
+        else:
+            yield words, value
 
 
 async def _enrol(folder: Path, invite: Invite) -> tuple[str, str, str]:

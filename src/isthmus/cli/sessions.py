@@ -20,6 +20,7 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
         "called": "CALLED",
         "site": "SITE",
         "direction": "WAY",
+        "state": "STATE",
         "services": "FOR",
         "out": "OUT",
         "in": "IN",
@@ -31,8 +32,8 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
             **row,
             "out": show.size(row["bytes_out"]),
             "in": show.size(row["bytes_in"]),
-            "rate": f"{show.size(row['bytes_per_second'])}/s",
-            "age": show.duration(row["seconds"]),
+            "rate": f"{show.size(row['rate'])}/s",
+            "age": show.duration(row["age"]),
         }
         for row in rows
     ]

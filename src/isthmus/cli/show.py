@@ -36,8 +36,7 @@ def legs(echo: Mapping[str, Any]) -> None:
     """Print what a C-ECHO came to, and how long each leg of it took."""
     where = f" of {echo['site']}" if echo["site"] else ""
     print(f"{echo['called']}{where}: {echo['status']}")
-    total = sum(leg["seconds"] for leg in echo["legs"])
-    for name, seconds in [*((leg["name"], leg["seconds"]) for leg in echo["legs"]), ("in all", total)]:
+    for name, seconds in [*((leg["name"], leg["seconds"]) for leg in echo["legs"]), ("in all", echo["seconds"])]:
         print(f"  {seconds * 1000:8.1f} ms  {name}")
 
 

@@ -137,8 +137,15 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
     def _accept(self) -> str:
         spoken = {site: site.ask("router", "status")["spoken"] for site in (self._north, self._south)}
         for here, there in ((self._north, self._south), (self._south, self._north)):
-            here.command("site", "accept", there.name, "--id", spoken[there])
+            self._accept_one(here, there, spoken[there])
         return f"north is {spoken[self._north]}"
+
+    def _accept_one(self, here: Part, there: Part, router_id: str) -> None:
+        def seen() -> bool:
+            return any(row["site"] == there.name for row in here.ask("site", "list"))
+
+        _wait_for(seen, f"{here.name} to see {there.name}")
+        here.command("site", "accept", there.name, "--id", router_id)
 
     def _add_devices(self) -> str:
         for device in (self._archive, self._workstation):
@@ -162,12 +169,11 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
         return f"to {_WORKSTATION} and {_VIEWER} for {_SERVICES}"
 
     def _see_archive(self) -> str:
-        deadline = time.monotonic() + _SETTLE
-        while time.monotonic() < deadline:
-            for entry in self._north.ask("directory"):
-                if entry["title"] == _ARCHIVE and entry["online"]:
-                    return f"{_ARCHIVE} of south, online"
-        raise PartFailed(f"north's directory did not show {_ARCHIVE} within {_SETTLE:.0f} s")
+        def shown() -> bool:
+            return any(row["title"] == _ARCHIVE and row["online"] for row in self._north.ask("directory"))
+
+        _wait_for(shown, f"north's directory to show {_ARCHIVE}")
+        return f"{_ARCHIVE} of south, online"
 
     # -- what works
 
@@ -280,6 +286,14 @@ _MEANINGS: Final = {
     (1, 1, 7): "permanent: called AE title not recognized",
     (2, 3, 1): "transient: temporary congestion, so the caller may try again",
 }
+
+
+def _wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Ask until `condition` holds; each asking is a command and takes its time. Raises PartFailed."""
+    deadline = time.monotonic() + _SETTLE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise PartFailed(f"waited {_SETTLE:.0f} s for {what}")
 
 
 def _triple(answer: tuple[int, int, int]) -> str:
