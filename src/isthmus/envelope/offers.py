@@ -98,6 +98,7 @@ class OfferDraft:
     offer: bytes
     signature: bytes
     request_box: bytes
+    responder: RouterId
     _secret: bytes = field(repr=False)
     _ephemeral: X25519PrivateKey = field(repr=False)
 
@@ -112,7 +113,7 @@ class OfferDraft:
 
         Raises Untrusted if that Router did not sign it, SealBroken if it answers another offer or does not decrypt.
         """
-        _check_key(responder_public, _parse_offer(self.offer).responder)
+        _check_key(responder_public, self.responder)
         verify(responder_public, _ACCEPT_LABEL, accept + _digest(answer_box), signature)
         ephemeral, decision, window = _parse_accept(accept, self.offer)
         secret = session_secret(self.offer, accept, self._secret, _agree(self._ephemeral, ephemeral))
@@ -233,12 +234,31 @@ def make_offer(
     )
     offer = public_fields + pack_fields((seal(prekey.public_key, secret, public_fields),))
     box = _make_box(request_key(offer, secret), request)
-    return OfferDraft(offer, identity.sign(_OFFER_LABEL, offer + _digest(box)), box, secret, ephemeral)
+    return OfferDraft(offer, identity.sign(_OFFER_LABEL, offer + _digest(box)), box, responder, secret, ephemeral)
 
 
 def peek_offer(offer: bytes) -> OfferFields:
     """Return what an offer says, verifying nothing but its form. Raises SealBroken if it is not a whole offer."""
-    return _parse_offer(offer)
+    if len(offer) > MAX_OFFER_BYTES:
+        raise SealBroken("an offer is too long")
+    _, session_id, initiator, responder, calling, called, key_id, not_after, window, ephemeral, sealed = _unpack(
+        offer, _OFFER_FIELDS, _OFFER_LABEL
+    )
+    lengths = (len(session_id), len(key_id), len(not_after), len(ephemeral), len(sealed))
+    if lengths != (SESSION_ID_BYTES, PREKEY_ID_BYTES, 8, _X25519_BYTES, _SEALED_BYTES):
+        raise SealBroken("a field of an offer has another length than it should")
+    return OfferFields(
+        session_id=session_id,
+        initiator=_unpack_router_id(initiator),
+        responder=_unpack_router_id(responder),
+        calling=_unpack_title(calling),
+        called=_unpack_title(called),
+        prekey_id=key_id,
+        not_after=int.from_bytes(not_after, "big") / 1000,
+        window=_unpack_window(window),
+        ephemeral=ephemeral,
+        sealed=sealed,
+    )
 
 
 def open_offer(
@@ -265,7 +285,7 @@ def open_offer(
     Raises Untrusted if the initiator did not sign it, SealBroken if it is for another Router, out of its time, sealed
     to a prekey that is none of ours or over its time, or does not decrypt.
     """
-    fields = _parse_offer(offer)
+    fields = peek_offer(offer)
     _check_key(initiator_public, fields.initiator)
     verify(initiator_public, _OFFER_LABEL, offer + _digest(request_box), signature)
     if fields.responder != own:
@@ -290,29 +310,6 @@ def open_offer(
         _secret=secret,
         _ephemeral=fields.ephemeral,
         _own=own,
-    )
-
-
-def _parse_offer(offer: bytes) -> OfferFields:
-    if len(offer) > MAX_OFFER_BYTES:
-        raise SealBroken("an offer is too long")
-    _, session_id, initiator, responder, calling, called, key_id, not_after, window, ephemeral, sealed = _unpack(
-        offer, _OFFER_FIELDS, _OFFER_LABEL
-    )
-    lengths = (len(session_id), len(key_id), len(not_after), len(ephemeral), len(sealed))
-    if lengths != (SESSION_ID_BYTES, PREKEY_ID_BYTES, 8, _X25519_BYTES, _SEALED_BYTES):
-        raise SealBroken("a field of an offer has another length than it should")
-    return OfferFields(
-        session_id=session_id,
-        initiator=_unpack_router_id(initiator),
-        responder=_unpack_router_id(responder),
-        calling=_unpack_title(calling),
-        called=_unpack_title(called),
-        prekey_id=key_id,
-        not_after=int.from_bytes(not_after, "big") / 1000,
-        window=_unpack_window(window),
-        ephemeral=ephemeral,
-        sealed=sealed,
     )
 
 

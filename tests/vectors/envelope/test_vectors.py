@@ -171,7 +171,9 @@ def test_sessions_as_the_product_makes_and_opens_them(row: Row) -> None:
     assert accepted[:3] == (row["accept"], row["accept_signature"], row["answer_box"])
 
     ephemeral = X25519PrivateKey.from_private_bytes(row["initiator_ephemeral_private"])
-    draft = OfferDraft(row["offer"], row["offer_signature"], row["request_box"], row["secret"], ephemeral)
+    draft = OfferDraft(
+        row["offer"], row["offer_signature"], row["request_box"], responder.router_id, row["secret"], ephemeral
+    )
     answer = draft.open_accept(row["accept"], row["accept_signature"], row["answer_box"], responder.public)
     assert (answer.decision, answer.answer, answer.window) == (row["decision"], row["answer"], row["responder_window"])
     for name, other in (("data_out", "data_in"), ("data_in", "data_out"), ("control_out", "control_in")):
