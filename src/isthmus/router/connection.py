@@ -6,7 +6,7 @@ hang-up, which a socket that nobody reads does not tell.
 
 import asyncio
 import socket
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from isthmus.kit import platform
 from isthmus.kit.clock import Clock
@@ -64,7 +64,7 @@ class DeviceConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the state machine (PS3.8: transport connection indication or confirmation)."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
         self._transport = transport
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
         self._socket = transport.get_extra_info("socket")
