@@ -293,12 +293,10 @@ class UpperLayer:
                 assert isinstance(given, AcceptPrimitive)
                 self._agree(AssociateAccept.parse(given.raw))
                 self._send(given.raw, now)
-            case Action.AE_8:
+            case _:  # AE-8
                 assert isinstance(given, RejectPrimitive)
                 self._send(RejectPdu(given.result, given.source, given.reason).to_bytes(), now)
                 self._artim = now + self._artim_seconds
-            case _:
-                raise AssertionError(action)
         return None
 
     def _abort(self, action: Action, given: _Input, now: float, events: list[Event]) -> None:

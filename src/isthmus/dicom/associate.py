@@ -5,6 +5,7 @@ PDU's own bytes and cuts them into items, so that an edit moves whole items, cor
 every other byte alone, also of items that nobody here understands.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class AnsweredContext:
 
 
 @dataclass(frozen=True, slots=True)
-class _Associate:
+class _Associate(ABC):
     """What both PDUs have in common."""
 
     raw: bytes = field(repr=False)
@@ -109,9 +110,9 @@ class _Associate:
         return self.parse(bytes(raw))
 
     @classmethod
+    @abstractmethod
     def parse(cls, raw: bytes) -> Self:
         """Return the view of a whole PDU. Raises RemoteMisuse (2/6)."""
-        raise NotImplementedError
 
     def _with_items(self, items: Iterable[Item]) -> Self:
         body = join_items(items)

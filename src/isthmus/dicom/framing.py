@@ -98,6 +98,7 @@ class Framer:
         self._left = 0  # bytes still to come of a PDU that streams
         self._broken: RemoteMisuse | None = None
         self._hold = False
+        self._streams = False  # the last run ended inside a PDU that streams
         self._waiting = bytearray()  # a run kept back because it ends inside a command set
         self._waiting_turn = False
         self._waiting_commands: tuple[Command, ...] = ()
@@ -279,6 +280,9 @@ class Framer:
                 yield Data(view[start:position], turn, boundary=True, commands=tuple(commands))
             raise
         self._left -= len(view) - position - HEADER_LENGTH
+        if self._hold and position > start:  # what is whole must stay apart, or it could not be rewritten
+            yield Data(view[start:position], turn, boundary=True, commands=tuple(commands))
+            start, turn, commands = position, False, []
         turn = turn or walker.turn
         yield Data(view[start:], turn, boundary=False, commands=(*commands, *walker.take()))
 
@@ -290,23 +294,26 @@ class Framer:
                     yield self._release(b"")
                 yield frame
                 continue
-            self._waiting_turn = self._waiting_turn or frame.turn
-            self._waiting_commands += frame.commands
-            if self._walker.command_open:
-                self._waiting += frame.run
-                if not frame.boundary or len(self._waiting) > _MAX_HELD_RUN:
-                    raise RemoteMisuse("a command set that must be rewritten is too large, or in too large a PDU")
-            elif not frame.boundary and frame.commands:
+            open_ = self._walker.command_open
+            streams, self._streams = self._streams or not frame.boundary, not frame.boundary
+            if streams and (open_ or frame.commands):
                 raise RemoteMisuse("a command set that must be rewritten is in too large a PDU")
+            if open_:
+                self._waiting += frame.run
+                self._waiting_turn = self._waiting_turn or frame.turn
+                self._waiting_commands += frame.commands
+                if len(self._waiting) > _MAX_HELD_RUN:
+                    raise RemoteMisuse("a command set that must be rewritten comes in too many pieces")
             elif self._waiting:
-                yield self._release(frame.run, boundary=frame.boundary)
+                self._waiting_turn = self._waiting_turn or frame.turn
+                self._waiting_commands += frame.commands
+                yield self._release(frame.run)
             else:
-                self._waiting_turn, self._waiting_commands = False, ()
                 yield frame
 
-    def _release(self, run: bytes | memoryview, *, boundary: bool = True) -> Data:
+    def _release(self, run: bytes | memoryview) -> Data:
         self._waiting += run
-        data = Data(memoryview(self._waiting), self._waiting_turn, boundary, self._waiting_commands)
+        data = Data(memoryview(self._waiting), self._waiting_turn, boundary=True, commands=self._waiting_commands)
         self._waiting, self._waiting_turn, self._waiting_commands = bytearray(), False, ()
         return data
 

@@ -367,6 +367,17 @@ def test_a_second_association_on_the_same_connection_is_not_opened() -> None:
     assert layer.tick(NOW + ARTIM) == [ShouldClose()]
 
 
+def test_a_command_that_must_be_rewritten_arrives_whole() -> None:
+    layer = accepted()
+    layer.hold_commands(64 * 1024)
+    command = dicom.move_command("WS1")
+    assert layer.receive(dicom.pdata(3, command[:9], command=True), NOW) == []
+    (event,) = layer.receive(dicom.pdata(3, command[9:], command=True, last=True), NOW)
+    assert isinstance(event, DataIndication)
+    assert [one.raw for one in event.commands] == [command]
+    assert len(event.run) == len(command) + 24
+
+
 # --- the end ---
 
 

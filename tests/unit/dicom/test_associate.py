@@ -220,6 +220,12 @@ def test_two_answers_to_one_context_are_misuse() -> None:
         AssociateAccept.parse(b"\x02\x00" + len(doubled).to_bytes(4, "big") + doubled)
 
 
+def test_an_answered_context_of_three_bytes_is_misuse() -> None:
+    body = dicom.associate_ac(dicom.associate_rq())[6:74] + b"\x21\0\0\3\1\0\0"
+    with pytest.raises(RemoteMisuse):
+        AssociateAccept.parse(b"\x02\0" + len(body).to_bytes(4, "big") + body)
+
+
 @pytest.mark.parametrize("raw", [b"", b"\x01", dicom.associate_rq()[:-1], dicom.associate_rq() + b"\0", dicom.abort()])
 def test_bytes_that_are_no_whole_request_are_misuse(raw: bytes) -> None:
     with pytest.raises(RemoteMisuse):

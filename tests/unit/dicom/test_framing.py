@@ -190,6 +190,36 @@ def test_held_commands_over_the_limit_or_in_a_streamed_pdu_are_misuse() -> None:
         framer.feed(dicom.pdata(3, b"", command=True) * 100_000)
 
 
+def test_what_holds_no_command_is_not_held() -> None:
+    framer = Framer(stream_threshold=100)
+    framer.hold_commands(100)
+    run = dicom.pdata(3, b"ab")
+    large = dicom.pdata(3, bytes(500))
+    frames = framer.feed(run + large[:200]) + framer.feed(large[200:])
+    assert [in_words(frame) for frame in frames] == [
+        "DATA 14 boundary",
+        "DATA 200",
+        f"DATA {len(large) - 200} boundary",
+    ]
+
+
+def test_a_held_command_leaves_before_a_pdu_that_streams() -> None:
+    framer = Framer(stream_threshold=300)
+    framer.hold_commands(200)
+    command = dicom.pdata(3, dicom.move_command("WS1"), command=True, last=True)
+    frames = framer.feed(command + dicom.pdata(3, bytes(500))[:100])
+    assert [in_words(frame) for frame in frames] == [f"DATA {len(command)} boundary commands 1", "DATA 100"]
+
+
+@pytest.mark.parametrize("cut", [20, 200, 480])
+def test_a_held_command_at_the_end_of_a_pdu_that_streams_is_misuse(cut: int) -> None:
+    pdu = dicom.pdata_of((1, 0, bytes(400)), (3, 3, dicom.move_command("WS1")))
+    framer = Framer(stream_threshold=100)
+    framer.hold_commands(200)
+    with pytest.raises(RemoteMisuse):
+        hear(framer, [pdu[:cut], pdu[cut:]])
+
+
 def test_a_pdu_inside_a_held_command_lets_what_was_held_go_first() -> None:
     framer = Framer()
     framer.hold_commands(100)
