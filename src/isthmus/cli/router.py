@@ -3,6 +3,7 @@
 
 import asyncio
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,17 @@ def check(url: Annotated[str, Parameter(metavar="URL")], /, *, as_json: AsJson =
     Args:
         url: the Bridge's address, from its operator.
     """
-    raise NotImplementedError
+    from isthmus.router.check import as_rows
+    from isthmus.router.check import check as look
+
+    report = look(url)
+    if as_json:
+        show.as_json({"url": report.url, "findings": as_rows(report.findings), "firewall": report.firewall})
+    else:
+        show.findings(as_rows(report.findings))
+        print("\nFor the firewall team:\n")
+        print(textwrap.fill(report.firewall, 100))
+    return 0 if report.ok else 1
 
 
 @app.command

@@ -40,6 +40,15 @@ def legs(echo: Mapping[str, Any]) -> None:
         print(f"  {seconds * 1000:8.1f} ms  {name}")
 
 
+def findings(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print what was looked at, a line each, and under what is not well what to do about it."""
+    width = max((len(row["what"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['level']:4}  {row['what'].ljust(width)}  {row['found']}")
+        if row["advice"]:
+            print(f"{'':4}  {'':{width}}  -> {row['advice']}")
+
+
 def words(value: Any) -> str:
     """Return a value as a person reads it in a table: yes and no, lists with commas, nothing as a dash."""
     if value is None or value == "" or value == []:

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Final, TextIO
@@ -77,8 +78,7 @@ class Stage:
         self._progress.say("\nSetting up, with the commands that one types at two sites:")
         steps: list[tuple[str, Callable[[], str]]] = [
             ("isthmus bridge run", self._start_bridge),
-            ("north: isthmus router join INVITE; isthmus router run", lambda: self._start_router(self._north)),
-            ("south: isthmus router join INVITE; isthmus router run", lambda: self._start_router(self._south)),
+            ("both: isthmus router join INVITE; isthmus router run", self._start_routers),
             ("both: isthmus site accept SITE, Router IDs compared", self._accept),
             ("both: isthmus device add AET@HOST:PORT", self._add_devices),
             (f"south: isthmus grant add {_ARCHIVE} --site north", self._grant),
@@ -127,37 +127,56 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
         self._bridge.start("--listen", "127.0.0.1:0")
         return str(self._bridge.ask("bridge", "status")["url"])
 
-    def _start_router(self, site: Part) -> str:
+    def _start_routers(self) -> str:
+        for site in (self._north, self._south):
+            self._running.callback(site.stop)
+        self._at_both(self._start_router)
+        return "both have keys of their own and an outbound connection to the Bridge"
+
+    def _start_router(self, site: Part) -> None:
         invite = self._bridge.command("bridge", "invite", site.name).strip()
         site.command("router", "join", invite)
-        self._running.callback(site.stop)
         site.start("--dicom", "127.0.0.1:0", "--console", "127.0.0.1:0")
-        return ""
+
+    def _at_both(self, action: Callable[[Part], None]) -> None:
+        """Do something at both sites at the same time, as their two administrators would."""
+        with ThreadPoolExecutor() as administrators:
+            for done in [administrators.submit(action, site) for site in (self._north, self._south)]:
+                done.result()
 
     def _accept(self) -> str:
-        spoken = {site: site.ask("router", "status")["spoken"] for site in (self._north, self._south)}
-        for here, there in ((self._north, self._south), (self._south, self._north)):
-            self._accept_one(here, there, spoken[there])
-        return f"north is {spoken[self._north]}"
+        ids = {site.name: site.ask("router", "status")["spoken"] for site in (self._north, self._south)}
+        others = {"north": "south", "south": "north"}
 
-    def _accept_one(self, here: Part, there: Part, router_id: str) -> None:
-        def seen() -> bool:
-            return any(row["site"] == there.name for row in here.ask("site", "list"))
+        def accept(here: Part) -> None:
+            there = others[here.name]
+            _wait_for(lambda: there in {row["site"] for row in here.ask("site", "list")}, f"{here.name} to see {there}")
+            here.command("site", "accept", there, "--id", ids[there])
 
-        _wait_for(seen, f"{here.name} to see {there.name}")
-        here.command("site", "accept", there.name, "--id", router_id)
+        self._at_both(accept)
+        return f"north is {ids['north']}"
 
     def _add_devices(self) -> str:
         for device in (self._archive, self._workstation):
             device.start()
             self._running.callback(device.stop)
-        self._south.command("device", "add", f"{_ARCHIVE}@127.0.0.1:{self._archive.port}")
-        self._north.command("device", "add", f"{_WORKSTATION}@127.0.0.1:{self._workstation.port}")
-        self._north.command("device", "add", f"{_SCANNER}@127.0.0.1")
-        self._north.command("device", "add", f"{_VIEWER}@127.0.0.1")
-        for site, title in ((self._south, _ARCHIVE), (self._north, _WORKSTATION)):
+        at = {
+            "south": [f"{_ARCHIVE}@127.0.0.1:{self._archive.port}"],
+            "north": [
+                f"{_WORKSTATION}@127.0.0.1:{self._workstation.port}",
+                f"{_SCANNER}@127.0.0.1",
+                f"{_VIEWER}@127.0.0.1",
+            ],
+        }
+
+        def add(site: Part) -> None:
+            for address in at[site.name]:
+                site.command("device", "add", address)
+            title = address.partition("@")[0]
             enter = site.ask("device", "show", title)["enter"]  # what one would type into that device
             self._doors[site.name] = HostPort(enter["host"], enter["port"])
+
+        self._at_both(add)
         self._archive.neighbours[_WORKSTATION] = self._doors["south"]
         return f"an archive at south; a workstation, a scanner and a viewer ({_VIEWER}) at north"
 
@@ -182,7 +201,8 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
         return f"{_ARCHIVE} answers"
 
     def _echo_by_command(self) -> str:
-        return " ".join(self._north.command("echo", _ARCHIVE, "--as", _WORKSTATION).split())
+        echo = self._north.ask("echo", _ARCHIVE, "--as", _WORKSTATION)
+        return ", ".join(f"{leg['name']} {leg['seconds'] * 1000:.1f} ms" for leg in echo["legs"])
 
     def _store(self) -> str:
         self._workstation.store(self._doors["north"], _ARCHIVE, self._images)
