@@ -439,8 +439,9 @@ class Directory:
         if document.kind is DocumentKind.PREKEY:
             self._store.save_published("prekey", Prekey.parse(document.payload).prekey_id, now)
         elif document.kind is DocumentKind.TITLES:
-            titles = Titles.parse(document.payload).model_copy(update={"counter": 0})
-            self._store.save_published("titles", hashlib.sha256(titles.to_payload()).digest(), now)
+            titles = Titles.parse(document.payload)
+            digest = hashlib.sha256(titles.model_copy(update={"counter": 0}).to_payload()).digest()
+            self._store.save_published("titles", digest, now, counter=titles.counter)
         else:
             statement = Statement.parse(document.payload)
             content = statement.model_copy(update={"counter": 0, "not_after": 0.0})

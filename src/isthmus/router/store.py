@@ -69,6 +69,18 @@ class Store:
             raise
         return store
 
+    @classmethod
+    def look(cls, path: Path) -> Self:
+        """Open the database only to read it, also while its Router runs. Raises OperatorError if it is damaged."""
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(found)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise OperatorError(f"{path} is damaged: {error}", hint="put back the newest backup of it") from error
+        return cls(connection, path)
+
     def close(self) -> None:
         """Let go of the file. The store is not used after that."""
         with self._lock:
@@ -383,11 +395,11 @@ class Store:
         return {row[0]: (row[1], row[2]) for row in self._rows("SELECT name, digest, at FROM published")}
 
     def save_published(self, name: str, digest: bytes, at: float, *, counter: int = 0) -> None:
-        """Remember that the Bridge took a document, and the counter of a statement."""
+        """Remember that the Bridge took a document, and its counter."""
         self._write("REPLACE INTO published VALUES (?, ?, ?, ?)", name, digest, at, counter)
 
     def published_counter(self) -> int:
-        """Return the highest counter of a statement that the Bridge took."""
+        """Return the highest counter of a document that the Bridge took."""
         return int(self._rows("SELECT COALESCE(MAX(counter), 0) FROM published")[0][0])
 
     def forget_published(self) -> None:

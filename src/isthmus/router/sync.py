@@ -30,6 +30,7 @@ _NOTICEABLE: Final = 1.0  # a smaller difference may be the network's delay
 _SLOWEST_MEASURE: Final = 5.0
 _NAMES_SECONDS: Final = 60.0
 _ROTATION_SECONDS: Final = 3600.0
+_MOST_DOCUMENTS: Final = 1000  # in one publication (contract.rest.Publication)
 _REFUSED_SECONDS: Final = 60.0  # until a document that the Bridge refused is offered again unchanged
 _NOT_ABOUT_DOCUMENTS: Final = frozenset({401, 408, 429})
 _LONGEST_WAIT: Final = 20.0  # between tries to reach a Bridge: sessions hold on for 25 s
@@ -158,7 +159,7 @@ class Sync:
         if self._clock.monotonic() < self._next_publication:
             return
         now = self._clock.now()
-        due = self._directory.own_documents(now)
+        due = self._directory.own_documents(now)[:_MOST_DOCUMENTS]
         if not due:
             return
         self.refusal = ""
@@ -181,6 +182,7 @@ class Sync:
         except Problem as problem:
             if problem.status in _NOT_ABOUT_DOCUMENTS or problem.status >= 500:
                 raise
+            self._want_network |= problem.field == "counter"  # the Bridge has newer ones: go on above them
             self.refusal = str(problem)
             self._next_publication = self._clock.monotonic() + _REFUSED_SECONDS
             _log.error("the Bridge refuses a document", kind=document.kind.name, why=str(problem), hint=problem.hint)

@@ -19,23 +19,10 @@ from isthmus.router.audit import Audit
 from isthmus.router.directory import Directory
 from isthmus.router.keys import Keys, Membership
 from isthmus.router.store import Store
+from isthmus.testing.clock import FakeClock
 
-START = 1_900_000_000.0
 DAY = 86_400.0
 NAMES = {"archive.hospital.example": ["192.0.2.20"], "localhost": ["127.0.0.1", "::1"]}
-
-
-class HandClock:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time - START
 
 
 def chance(seed: str) -> Callable[[int], bytes]:
@@ -111,7 +98,7 @@ class Home:
     """This site: everything a Router has but the relay."""
 
     folder: Path
-    clock: HandClock
+    clock: FakeClock
     keys: Keys
     store: Store
     directory: Directory
@@ -141,7 +128,7 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    clock = HandClock()
+    clock = FakeClock()
     keys = Keys.open(tmp_path, now=clock.now(), random=chance("home"))
     keys.join(Membership("https://bridge.example", bytes(32), SiteName("home")))
     store = Store.open(tmp_path / "router.db")

@@ -98,7 +98,7 @@ def test_unknown_callers_are_counted_and_survive_a_restart(home: Any) -> None:
     for _ in range(3):
         with pytest.raises(AssociationRefused):
             home.directory.identify(title("CT9"), "192.0.2.99", title("PACS"))
-        home.clock.time += 1
+        home.clock.advance(1)
     home.directory.unknown_callers.flush()
     for directory in (home.directory, home.restarted()):
         (seen,) = directory.unknown_callers.listed()
@@ -215,7 +215,7 @@ def test_a_grant_that_has_ended_is_refused(home: Any, north: Any, ct: LocalDevic
     home.accept(north)
     home.shows(north.entry(north.statement(PACS.model_copy(update={"until": home.clock.now() + 60}))))
     assert home.directory.resolve(ct, title("NORTH_PACS"))
-    home.clock.time += 61
+    home.clock.advance(61)
     with pytest.raises(AssociationRefused) as refused:
         home.directory.resolve(ct, title("NORTH_PACS"))
     assert answer(refused) == PERMANENT_CALLING
@@ -253,7 +253,7 @@ def test_a_statement_that_ran_out_stops_associations(home: Any, north: Any, ct: 
     home.shows(north.entry())
     home.accept(north)
     home.shows(north.entry(north.statement(PACS)))
-    home.clock.time += 31 * DAY
+    home.clock.advance(31 * DAY)
     with pytest.raises(AssociationRefused) as refused:
         home.directory.resolve(ct, title("NORTH_PACS"))
     assert answer(refused) == OFFLINE
@@ -295,7 +295,7 @@ def test_a_return_grant_lets_exactly_its_caller_reach_exactly_its_title(home: An
     with pytest.raises(AssociationRefused) as refused:
         home.directory.resolve(mr, title("NORTH_WS"))
     assert answer(refused) == PERMANENT_CALLING
-    home.clock.time += 8 * DAY
+    home.clock.advance(8 * DAY)
     with pytest.raises(AssociationRefused):
         home.directory.resolve(ct, title("NORTH_WS"))
 
@@ -361,7 +361,7 @@ def test_a_grant_of_ours_ends_when_it_says(home: Any, north: Any, pacs: None) ->
     home.administration.device_add("WS@192.0.2.30:104")
     home.administration.grant_add("WS", site="north", services=["any"], until=home.clock.now() + 60)
     assert home.directory.admit(north.router_id, "NORTH_CT", "WS").services == {"any"}
-    home.clock.time += 60
+    home.clock.advance(60)
     with pytest.raises(AssociationRefused):
         home.directory.admit(north.router_id, "NORTH_CT", "WS")
 
@@ -450,7 +450,7 @@ def test_a_return_grant_admits_the_archive_for_a_week_and_survives_a_restart(hom
         assert admission.services == {"store"}
         with pytest.raises(AssociationRefused):
             directory.admit(north.router_id, "NORTH_CT", "WS")
-    home.clock.time += 7 * DAY
+    home.clock.advance(7 * DAY)
     with pytest.raises(AssociationRefused):
         home.directory.admit(north.router_id, "NORTH_PACS", "WS")
 
@@ -477,7 +477,7 @@ def test_a_return_grant_is_renewed_once_a_day_and_not_with_each_move(home: Any, 
     for _ in range(5):
         home.directory.open_return(north.router_id, title("NORTH_PACS"), title("WS"), frozenset({"store"}))
     assert len(told) == 1
-    home.clock.time += 1.5 * DAY
+    home.clock.advance(1.5 * DAY)
     home.directory.open_return(north.router_id, title("NORTH_PACS"), title("WS"), frozenset({"store"}))
     assert len(told) == 2
 
@@ -540,7 +540,7 @@ def test_documents_are_due_when_new_when_changed_and_once_a_day(home: Any, north
     assert publish() == []
     home.administration.grant_add("PACS", site="north", services=["query"])
     assert publish() == ["STATEMENT"]
-    home.clock.time += DAY
+    home.clock.advance(DAY)
     assert publish() == ["PREKEY", "TITLES", "STATEMENT"]
 
 
@@ -591,10 +591,10 @@ def test_an_offer_is_taken_once_even_after_a_restart(home: Any) -> None:
 
 def test_an_offer_is_known_even_if_the_clock_goes_an_hour_forth_and_back(home: Any) -> None:
     home.directory.remember_offer(bytes(16), home.clock.now() + 60)
-    home.clock.time += 3600
+    home.clock.advance(3600)
     home.directory.remember_offer(b"another offer 01", home.clock.now() + 60)
     assert home.directory.known_offer(bytes(16))
-    home.clock.time += DAY
+    home.clock.advance(DAY)
     home.directory.remember_offer(b"another offer 02", home.clock.now() + 60)
     assert not home.directory.known_offer(bytes(16))
 
