@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -127,11 +128,13 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)  # no power is cut here, and a disk can be slow
     clock = FakeClock()
     keys = Keys.open(tmp_path, now=clock.now(), random=chance("home"))
     keys.join(Membership("https://bridge.example", bytes(32), SiteName("home")))
     store = Store.open(tmp_path / "router.db")
+    store._connection.execute("PRAGMA synchronous = OFF")
     alerts: list[str] = []
     directory = Directory(
         store,
