@@ -32,9 +32,10 @@ def rewrite_commands(
 ) -> bytes | bytearray | memoryview:
     """Return the run with its command sets edited; the very same run if nothing changes.
 
-    The run is whole PDUs in which each command set that begins also ends (`Framer.hold_commands`). A changed command
-    set travels in P-DATA-TFs of its own, within the receiver's `max_pdu_length` (0 is no limit), in the place of its
-    first fragment; all other PDVs keep their bytes and their order. Raises LocalMisuse if the run is not such a run.
+    The run is whole PDUs, as `Framer.hold_commands` lets them out: a command set that begins in it also ends in it,
+    unless the association ended first, and then it stays as it is. A changed one travels in P-DATA-TFs of its own,
+    within the receiver's `max_pdu_length` (0 is no limit), in the place of its first fragment; all other PDVs keep
+    their bytes and their order. Raises LocalMisuse if the run is not whole PDUs.
     """
     pdus = _split(memoryview(run))
     open_: dict[int, list[_Pdv]] = {}
@@ -52,8 +53,6 @@ def rewrite_commands(
             parts[0].replacement = message(pdv.context_id, edited, max_pdu_length=max_pdu_length)
             for part in parts:
                 part.touched = True
-    if open_:
-        raise LocalMisuse("the run ends inside a command set")
     if not changed:
         return run
     out: list[bytes | memoryview] = []

@@ -113,7 +113,9 @@ messages = st.lists(
 )
 
 
-@settings(max_examples=depth.count(push=50, nightly=10_000), deadline=None)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=depth.count(push=50, nightly=2_000), deadline=None)
 @given(there=messages, back=messages, piece=st.integers(1, 5000))
 def test_both_directions_at_once_arrive_byte_for_byte(there: list[bytes], back: list[bytes], piece: int) -> None:
     """fo-dicom#624: a C-CANCEL is never held up by the answers."""

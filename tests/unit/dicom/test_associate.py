@@ -236,7 +236,9 @@ uids = st.text("0123456789.", min_size=1, max_size=70)
 contexts = st.lists(st.tuples(uids, st.lists(uids, max_size=5)), max_size=128)
 
 
-@settings(max_examples=depth.count(push=50, nightly=5_000))
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=depth.count(push=50, nightly=2_000), deadline=None)
 @given(contexts=contexts, refused=st.sets(st.integers(0, 255)), length=st.integers(0, 2**32 - 1))
 def test_decode_encode_decode(contexts: list[tuple[str, list[str]]], refused: set[int], length: int) -> None:
     request = build_request(AETitle("A"), AETitle("B"), contexts, max_pdu_length=length)

@@ -238,7 +238,9 @@ STREAM = (
 )
 
 
-@settings(max_examples=depth.count(push=100, nightly=20_000))
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=depth.count(push=100, nightly=5_000), deadline=None)
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=30), threshold=st.sampled_from([64, 600, 1 << 20]))
 def test_however_the_bytes_are_cut_the_same_comes_out(cuts: list[int], threshold: int) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
@@ -249,7 +251,9 @@ def test_however_the_bytes_are_cut_the_same_comes_out(cuts: list[int], threshold
     assert not framer.inside_pdu
 
 
-@settings(max_examples=depth.count(push=100, nightly=20_000))
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=depth.count(push=100, nightly=5_000), deadline=None)
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_boundaries_are_where_pdus_end(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]

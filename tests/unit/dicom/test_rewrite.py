@@ -52,10 +52,19 @@ def test_a_command_over_several_pdus_is_replaced_within_the_receivers_limit() ->
     assert CommandSet.parse(LONGER).move_destination == "WORKSTATION_0001"
 
 
+def test_a_command_that_an_abort_cut_short_stays_as_it_is() -> None:
+    cut_short = dicom.pdata(1, MOVE[:20], command=True)
+    framer = Framer()
+    framer.hold_commands(1000)
+    data, _ = framer.feed(dicom.pdata(3, MOVE, command=True, last=True) + cut_short + dicom.abort())
+    assert isinstance(data, Data)
+    out = rewrite_commands(data.run, rename, max_pdu_length=0)
+    assert out == dicom.pdata(3, LONGER, command=True, last=True) + cut_short
+
+
 @pytest.mark.parametrize(
     "run",
     [
-        dicom.pdata(3, MOVE, command=True),
         dicom.pdata(3, MOVE, command=True, last=True)[:-1],
         b"\x04\x00\x00",
         b"\x04\x00\x00\x00\x00\x06\x00\x00\x00\x01\x03\x03",
