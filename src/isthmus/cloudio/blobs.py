@@ -75,10 +75,13 @@ class BlobBook:
             self._waiting.append(BlobWork(BlobTask.PUT, sequence, name, body))
 
     def get(self, sequence: int, name: str) -> None:
-        """Want a segment of the far side."""
-        if sequence not in self._gets:
-            self._gets[sequence] = name
-            self._waiting.append(BlobWork(BlobTask.GET, sequence, name))
+        """Want a segment of the far side, which is not `wanted` yet."""
+        self._gets[sequence] = name
+        self._waiting.append(BlobWork(BlobTask.GET, sequence, name))
+
+    def wanted(self, sequence: int) -> bool:
+        """Whether this segment is being looked for."""
+        return sequence in self._gets
 
     def hurry(self, sequence: int) -> None:
         """The far side says that this blob is there: look now."""

@@ -353,7 +353,7 @@ class StreamCore:
         self.stats.resent = self.writer.resent
         if now >= self.reader.look_at(self._grace):
             for sequence in self.reader.missing(_LOOKS_AT_ONCE):
-                self.blobs.get(sequence, blob_name(self._keys.data_in, sequence))
+                self._get_blob(sequence)
         if now - self._heard_at < self._options.silence_limit:
             return
         if self.done:
@@ -368,7 +368,7 @@ class StreamCore:
         )
 
     def deadline(self, now: float) -> float:
-        """Return when there may be something to do."""
+        """Return when there may be something to do, apart from the blobs, which have a deadline of their own."""
         if self.phase is not Phase.OPEN:
             return inf
         publishing = min(self._ack_at, self._repeat_at, self.writer.deadline())
@@ -381,7 +381,6 @@ class StreamCore:
             max(publishing, self._quiet_until),
             self._pending_at,
             look,
-            self.blobs.deadline(),
             self._heard_at + self._options.silence_limit,
         )
 
@@ -411,6 +410,10 @@ class StreamCore:
     def _put_blob(self, segment: Sealed, *, healing: bool) -> None:
         name = blob_name(self._keys.data_out, segment.sequence)
         self.blobs.put(segment.sequence, name, memoryview(segment.notice)[PREFIX_BYTES:], healing=healing)
+
+    def _get_blob(self, sequence: int) -> None:
+        if not self.blobs.wanted(sequence):
+            self.blobs.get(sequence, blob_name(self._keys.data_in, sequence))
 
     def _seal_status(self, now: float) -> bytes:
         self._told_done = done = self.done
@@ -542,7 +545,7 @@ class StreamCore:
         if self.reader.holds(sequence):
             return
         self.reader.may_come(sequence)
-        self.blobs.get(sequence, blob_name(self._keys.data_in, sequence))
+        self._get_blob(sequence)
         self.blobs.hurry(sequence)
 
     def _receive_gone(self) -> None:

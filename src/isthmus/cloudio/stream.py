@@ -220,6 +220,8 @@ class Duplex:
     def _arm(self, now: float) -> None:
         """Have the timer go off at the next deadline or before."""
         wanted = min(self._core.deadline(now), self._closing_at)
+        if len(self._lanes) < self._options.blob_lanes:
+            wanted = min(wanted, self._core.blobs.deadline())
         if wanted < self._timer_at - _TIMER_SLACK:
             self._set_timer(wanted - now)
 

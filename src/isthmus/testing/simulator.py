@@ -192,15 +192,19 @@ class _Half:
         if core.phase is not Phase.OPEN:
             if self.ended_at == inf:
                 self.ended_at = world.now
+                world.open -= 1
                 for name in core.blobs.leftovers():
                     world.blobs.pop(name, None)
             return
-        due = max(core.deadline(world.now), world.now + 0.0005)
+        due = core.deadline(world.now)
+        if self.lanes < _LANES:
+            due = min(due, core.blobs.deadline())
+        due = max(due, world.now + 0.0005)
         if self.publishing:
             due = max(due, world.now + 0.25)
         if due < self.timer_at:
             self.timer_at = due
-            world.after(due - world.now, self.ring)
+            world.at(due, self.ring)
 
     def ring(self) -> None:
         if self.world.now >= self.timer_at:
@@ -219,6 +223,7 @@ class _World:
         self.report = Report()
         self.blobs: dict[str, tuple[bytes, float]] = {}
         self.pools = (Pool(limit=64 * 1024), Pool(limit=64 * 1024))
+        self.open = 4
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.halves = [half for session in (0, 1) for half in self._session(session)]
@@ -227,14 +232,17 @@ class _World:
         raise SimulationFailed(f"seed {self.seed} at {self.now:.3f} s: {promise} ({self.sky})")
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
+        self.at(self.now + seconds, action)
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
         self._count += 1
-        heapq.heappush(self._agenda, (self.now + seconds, self._count, action))
+        heapq.heappush(self._agenda, (when, self._count, action))
 
     def _session(self, session: int) -> tuple[_Half, _Half]:
         chance = self.chance
         session_id = bytes((session + 1,)) * 16
         secret = chance.randbytes(32)
-        data = [chance.randbytes(chance.choice((0, 1, 700, 9000, 30000))) for _ in range(2)]
+        data = [chance.randbytes(chance.choice((0, 1, 700, 5000, 20000))) for _ in range(2)]
         slow = chance.choice((0.0, 0.0, 0.05, 0.4))
         halves = (
             _Half(self, 0, session, data[0], data[1], slow),
@@ -361,11 +369,12 @@ class _World:
         for half in self.halves:
             if half.site == 0:
                 half.dead = True
+                self.open -= half.ended_at == inf
 
     def run(self) -> Report:
         if self.sky.crash is not None:
             self.after(self.sky.crash, self._crash)
-        while self._agenda and not all(half.dead or half.ended_at < inf for half in self.halves):
+        while self._agenda and self.open:
             self.now, _, action = heapq.heappop(self._agenda)
             if self.now > _END:
                 break
