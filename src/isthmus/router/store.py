@@ -89,18 +89,19 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Hold the one connection: all that happens inside is durable together, or did not happen."""
+        connection = self._connection
         with self._lock:
             if self._connection.in_transaction:
-                yield self._connection
+                yield connection
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
+                yield connection
             except BaseException:
-                if self._connection.in_transaction:  # SQLite ends it by itself when the disk is full
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite ends it by itself when the disk is full
+                    connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
 
     def _upgrade(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
