@@ -14,6 +14,7 @@ def run_until_stopped(part: Callable[[asyncio.Event], Awaitable[None]], *, verbo
     """Run `part` and set its stop event at the first SIGTERM or SIGINT, so that it drains; the second one kills."""
     logs.configure(verbose=verbose)
     platform.raise_open_file_limit()
+    platform.keep_freed_memory()
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         runner.run(_run(part))
 

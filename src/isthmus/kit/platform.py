@@ -1,6 +1,7 @@
 """Everything that differs between operating systems, in this one file. All else is the same on each of them."""
 
 import asyncio
+import ctypes
 import errno
 import os
 import select
@@ -13,6 +14,10 @@ if sys.platform != "win32":
     import resource
 else:  # pragma: no cover - exercised on Windows only
     import msvcrt
+
+_M_TRIM_THRESHOLD = -1  # malloc.h of glibc
+_M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -69,6 +74,21 @@ def raise_open_file_limit() -> int:
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator of glibc keep what the data path frees for its next segment; elsewhere do nothing.
+
+    Segments come and go at 256 KiB. By default each is given back to the system and faulted in again page by page,
+    which took a third of a Router's time (bench/live). Up to 32 MiB stay with the process instead.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library, which has its own ways
+        return
+    for option, value in ((_M_TRIM_THRESHOLD, 32 << 20), (_M_TOP_PAD, 4 << 20), (_M_MMAP_THRESHOLD, 16 << 20)):
+        mallopt(option, value)
 
 
 def tune_device_socket(sock: socket.socket) -> None:
