@@ -76,7 +76,7 @@ async def _router(config: RouterConfig) -> AsyncIterator[RouterAddress]:
         directory = Directory(store, keys, clock, alert=audit.alert)
         metrics = Metrics()
         tasks = Tasks("router")
-        bridge = BridgeClient(membership.url, membership.identity, keys.identity, clock=clock)
+        bridge = BridgeClient(membership.url, membership.identity, keys.identity)  # it learns its own offset
         stack.push_async_callback(bridge.close)
         cloud = Cloud(BridgeSignalling(bridge), BridgeBlobstore(bridge))
         stack.push_async_callback(cloud.blobstore.close)
