@@ -295,6 +295,7 @@ def test_an_http_request_on_the_dicom_port_is_answered_and_closed_within_a_secon
     assert event.why
     assert sent(layer) == dicom.abort(2, 1)
     assert layer.receive(b"more" * 100_000, NOW) == []
+    assert sent(layer) == b""
     assert layer.deadline() == NOW + LINGER
     assert layer.tick(NOW + LINGER) == [ShouldClose()]
 

@@ -74,6 +74,13 @@ def test_a_group_length_that_is_missing_stays_missing() -> None:
     assert new.move_originator_title == "ARCHIVE"
 
 
+def test_a_group_length_that_comes_late_is_corrected_where_it_is() -> None:
+    whole = dicom.move_command("WS1")
+    new = CommandSet.parse(whole[12:] + whole[:12]).with_title(Tag.MOVE_DESTINATION, AETitle("LONGER"))
+    longer = dicom.move_command("LONGER")
+    assert new.raw == longer[12:] + longer[:12]
+
+
 def test_a_title_that_is_not_there_cannot_be_changed() -> None:
     with pytest.raises(KeyError):
         CommandSet.parse(c_echo_rq(1)).with_title(Tag.MOVE_DESTINATION, AETitle("X"))
