@@ -107,6 +107,10 @@ def _compare(site: str, data: Data) -> str:
     spoken = call(data, Part.ROUTER, "site_accept", site=site)["spoken"]
     print(f"The Bridge says that the Router ID of {site} is\n\n    {spoken}\n")
     print("Call them on a number that you know already and let them read theirs: isthmus router status")
-    if input("Is it the same, character by character? Type yes to accept: ").strip().lower() != "yes":
+    try:
+        answer = input("Is it the same, character by character? Type yes to accept: ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() != "yes":
         raise OperatorError("not accepted: nothing was changed", hint="if the IDs differ, tell the Bridge's operator")
     return str(spoken)
