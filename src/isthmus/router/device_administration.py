@@ -92,7 +92,10 @@ class DeviceAdministration:
         tls: DeviceTls | None = None,
         plain: bool = False,
     ) -> dict[str, Any]:
-        """Change what is given of a device. `from_address` adds; `plain` ends TLS; `callers_as` empty ends that."""
+        """Change what is given of a device.
+
+        `from_address` adds, an empty list forgets them all; `callers_as` empty and `plain` end those options.
+        """
         changed = self.find(device)
         if address is not None:
             where = in_field("address", DeviceAddress.parse, address)
@@ -266,17 +269,13 @@ def _with_options(
             raise FieldError("tls", "a certificate needs its private key")
         changes["tls"] = tls
     options: DeviceOptions = dataclasses.replace(device.options, **changes)
-    ranges = dict.fromkeys(
-        (
-            *device.from_addresses,
-            *(in_field("from_address", parse_network, text) for text in from_address or ()),
-        )
-    )
+    ranges = [in_field("from_address", parse_network, text) for text in from_address or ()]
+    kept = () if from_address == [] else device.from_addresses
     if not device.host or any(character.isspace() for character in device.host):
         raise FieldError("host", f"'{device.host}' is no host")
     if device.port is not None and not 0 < device.port <= 65535:
         raise FieldError("port", f"{device.port} is no port: a number from 1 to 65535")
-    return dataclasses.replace(device, from_addresses=tuple(ranges), options=options)
+    return dataclasses.replace(device, from_addresses=tuple(dict.fromkeys((*kept, *ranges))), options=options)
 
 
 def in_field(field: str, parse: Callable[[str], T], text: str) -> T:

@@ -88,6 +88,7 @@ def test_a_device_is_changed_where_it_is_said_and_nowhere_else(home: Any, tmp_pa
     assert changed["from_addresses"] == ["198.51.100.1/32"]
     assert changed["tls"]["ca"] == str(ca)
     assert home.administration.device_set("PACS", plain=True)["tls"] is None
+    assert home.administration.device_set("PACS", from_address=[])["from_addresses"] == []
     moved = home.administration.device_set("PACS", address="PACS2@192.0.2.21")
     assert (moved["title"], moved["network_title"], moved["port"]) == ("PACS2", "PACS2", None)
 
