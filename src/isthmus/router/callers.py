@@ -20,7 +20,7 @@ class UnknownCallers:
 
     def note(self, title: AETitle, address: str, called: AETitle, now: float) -> None:
         """Count one more attempt; the one that knocked least recently makes room."""
-        title, called = _printable(title), _printable(called)
+        title, called = printable(title), printable(called)
         key = (title, address, called)
         seen = self._callers.pop(key, None)  # put back at the end: the order is that of the last attempts
         if seen is None:
@@ -47,5 +47,6 @@ class UnknownCallers:
             self._dirty = False
 
 
-def _printable(title: AETitle) -> AETitle:
+def printable(title: str) -> AETitle:
+    """Return a title as a device sent it without what would upset a terminal or a log."""
     return AETitle("".join(character if " " <= character <= "~" else "?" for character in title))

@@ -4,6 +4,7 @@ Synchronous and in memory, over the store, for the event loop's thread only. Eac
 it causes, and a hint naming the table that lacks what and the command that would mend it.
 """
 
+import shlex
 from typing import Final
 
 from isthmus.contract.documents import GrantedDevice, Prekey
@@ -12,6 +13,7 @@ from isthmus.errors import AssociationRefused, Untrusted
 from isthmus.kit.names import AETitle, SiteName
 from isthmus.router import trust
 from isthmus.router.addresses import comes_from
+from isthmus.router.callers import printable
 from isthmus.router.records import (
     DAY,
     RETURN_DAYS,
@@ -42,22 +44,22 @@ class Directory(Tables):
         device = self._by_title.get(self.fold(calling))
         if device is None:
             raise _refused(
-                f"calling title {calling} from {address} is no device of this site",
+                f"calling title {printable(calling)} from {address} is no device of this site",
                 _CALLING_UNKNOWN,
-                f"the device table lacks it; if it is yours: isthmus device add {calling}@{address}",
+                f"the device table lacks it; if it is yours: isthmus device add {_typed(f'{calling}@{address}')}",
             )
         if not comes_from(device, address, self.hosts):
             raise _refused(
-                f"{calling} called from {address}, but is registered at {device.host}",
+                f"{device.title} called from {address}, but is registered at {device.host}",
                 _CALLING_UNKNOWN,
-                f"the device table lacks that address; if it is right: isthmus device set {device.title}"
+                f"the device table lacks that address; if it is right: isthmus device set {_typed(device.title)}"
                 f" --from-address {address}",
             )
         if device.disabled:
             raise _refused(
-                f"{calling} is disabled",
+                f"{device.title} is disabled",
                 _CALLING_UNKNOWN,
-                f"to let it call again: isthmus device enable {device.title}",
+                f"to let it call again: isthmus device enable {_typed(device.title)}",
             )
         return device
 
@@ -131,11 +133,13 @@ class Directory(Tables):
             raise _refused(
                 f"site {pinned.site} does not grant {title} to {caller.network_title}",
                 _CALLING_UNKNOWN,
-                f"the grant table of site {pinned.site} lacks it; there: isthmus grant add {title}"
-                f" --site {self._own_site()} --services ... [--caller {caller.network_title}]",
+                f"the grant table of site {pinned.site} lacks it; there: isthmus grant add {_typed(title)}"
+                f" --site {self._own_site()} --services ... [--caller {_typed(caller.network_title)}]",
             )
         if mine and not any(device.online for device in mine):
-            raise _offline(f"{title} is disabled at site {pinned.site}", f"there: isthmus device enable {title}")
+            raise _offline(
+                f"{title} is disabled at site {pinned.site}", f"there: isthmus device enable {_typed(title)}"
+            )
         site, public_key, prekey = self.remote_site(verified.router_id)
         return RemoteDevice(
             title=title,
@@ -180,14 +184,14 @@ class Directory(Tables):
             return _refused(
                 f"site {site} no longer grants {title}",
                 _CALLING_UNKNOWN,
-                f"the grant table of site {site} lacks it; there: isthmus grant add {title} --site {own}"
+                f"the grant table of site {site} lacks it; there: isthmus grant add {_typed(title)} --site {own}"
                 " --services ...",
             )
         return _refused(
-            f"called title {title} is unknown",
+            f"called title {printable(title)} is unknown",
             _CALLED_UNKNOWN,
-            f"neither the device table nor the directory has it; at its site: isthmus grant add {title} --site {own}"
-            " --services ...; for what there is: isthmus directory",
+            f"neither the device table nor the directory has it; at its site: isthmus grant add {_typed(title)}"
+            f" --site {own} --services ...; for what there is: isthmus directory",
         )
 
     # -- associations of other sites' devices
@@ -203,14 +207,14 @@ class Directory(Tables):
         if pinned is None:
             raise self._not_accepted(initiator)
         self._demand_pinned_key(pinned)
-        calling_title = AETitle(calling.strip(" "))
+        calling_title = printable(calling.strip(" "))
         self._demand_title(calling_title, pinned)
         device = self._by_network_title.get(self.fold(called))
         if device is None:
             raise _refused(
-                f"called title {called} is none of this site's network titles",
+                f"called title {printable(called)} is none of this site's network titles",
                 _CALLED_UNKNOWN,
-                f"the device table lacks it: isthmus device add {called}@HOST:PORT",
+                f"the device table lacks it: isthmus device add {_typed(f'{called}@HOST:PORT')}",
             )
         grants = [
             grant
@@ -228,8 +232,8 @@ class Directory(Tables):
             raise _refused(
                 f"{device.network_title} is not granted to {calling_title} of site {pinned.site}",
                 _CALLING_UNKNOWN,
-                f"the grant table lacks it: isthmus grant add {device.title} --site {pinned.site} --services ..."
-                f" [--caller {calling_title}]",
+                f"the grant table lacks it: isthmus grant add {_typed(device.title)} --site {pinned.site}"
+                f" --services ... [--caller {_typed(calling_title)}]",
             )
         _reachable(device)
         self._pin(pinned.router_id, [calling_title])
@@ -302,14 +306,14 @@ class Directory(Tables):
             raise _refused(
                 f"site {pinned.site} calls as {title}, which is a device of this site",
                 _CALLING_UNKNOWN,
-                f"one of the two needs another network title; here: isthmus device set {title} --title ...",
+                f"one of the two needs another network title; here: isthmus device set {_typed(title)} --title ...",
             )
         owner = self._owners.get(key, pinned.router_id)
         if owner != pinned.router_id:
             raise _refused(
                 f"site {pinned.site} calls as {title}, which belongs to another site",
                 _CALLING_UNKNOWN,
-                f"if the device has moved there: isthmus title release {title}",
+                f"if the device has moved there: isthmus site release {_typed(title)}",
             )
 
     def _not_accepted(self, initiator: RouterId) -> AssociationRefused:
@@ -322,15 +326,22 @@ class Directory(Tables):
         )
 
 
+def _typed(text: str) -> str:
+    """Return what a device or another site sent as it may be pasted into a shell."""
+    return shlex.quote(printable(text))
+
+
 def _reachable(device: LocalDevice) -> LocalDevice:
     if device.port is None:
         raise _refused(
             f"{device.title} only calls",
             _CALLED_UNKNOWN,
-            f"the device table has no port of it: isthmus device set {device.title} --port PORT",
+            f"the device table has no port of it: isthmus device set {_typed(device.title)} --port PORT",
         )
     if device.disabled:
-        raise _offline(f"{device.title} is disabled", f"to let it be called: isthmus device enable {device.title}")
+        raise _offline(
+            f"{device.title} is disabled", f"to let it be called: isthmus device enable {_typed(device.title)}"
+        )
     return device
 
 

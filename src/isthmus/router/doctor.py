@@ -215,7 +215,7 @@ def _sites(store: Store) -> Iterator[Finding]:
         held = verified.get(mine.router_id)
         if held is None or held.statement is None or not held.statement.accepted:
             yield Finding(
-                Level.WARN, "sites", f"{site} did not accept this site", f"call {site}: isthmus site accept there"
+                Level.WARN, "sites", f"{site} did not accept this site", f"call {site}: there, isthmus site accept"
             )
         elif held.statement.not_after <= time.time():
             yield Finding(Level.BAD, "sites", f"what {site} granted has run out", f"does the Router of {site} run?")

@@ -1,6 +1,7 @@
 """Who may reach whom, and what those hear who may not (dicom-rules: answers to an A-ASSOCIATE-RQ)."""
 
 import dataclasses
+import shlex
 from typing import Any
 
 import pytest
@@ -92,6 +93,16 @@ def test_titles_are_compared_with_their_case_unless_the_operator_says_otherwise(
         home.directory.caller(title("ct1"), "192.0.2.10")
     home.administration.setting_set(ignore_title_case=True)
     assert home.directory.caller(title("ct1"), "192.0.2.10").title == "CT1"
+
+
+@pytest.mark.parametrize("nasty", ["$(reboot)", ";reboot;", "a b", "'", "\x1b[2J"])
+def test_a_hint_may_be_pasted_into_a_shell_whatever_a_device_calls_itself(home: Any, nasty: str) -> None:
+    with pytest.raises(AssociationRefused) as refused:
+        home.directory.caller(title(nasty), "192.0.2.99")
+    command = refused.value.hint[refused.value.hint.index("isthmus") :]
+    shown = nasty.replace("\x1b", "?")
+    assert shlex.split(command) == ["isthmus", "device", "add", f"{shown}@192.0.2.99"]
+    assert "\x1b" not in str(refused.value)
 
 
 def test_unknown_callers_are_counted_and_survive_a_restart(home: Any) -> None:
@@ -400,7 +411,7 @@ def test_a_calling_title_belongs_to_the_site_that_used_it_first(home: Any, north
     with pytest.raises(AssociationRefused) as refused:
         home.directory.admit(south.router_id, "SHARED_CT", "HOME_PACS")
     assert answer(refused) == PERMANENT_CALLING
-    assert "isthmus title release SHARED_CT" in refused.value.hint
+    assert "isthmus site release SHARED_CT" in refused.value.hint
     home.administration.title_release("SHARED_CT")
     assert home.directory.admit(south.router_id, "SHARED_CT", "HOME_PACS").site == "south"
 
