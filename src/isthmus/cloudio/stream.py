@@ -9,9 +9,10 @@ from typing import Final
 import structlog
 
 from isthmus.cloudio.blobs import BlobTask, BlobWork
-from isthmus.cloudio.core import Carriage, Phase, StreamCore, StreamObserver, StreamStats
+from isthmus.cloudio.core import StreamCore
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.terms import Carriage, Phase, StreamObserver, StreamStats
 from isthmus.envelope.keys import SessionKeys
 from isthmus.errors import BlobMissing, ProviderTrouble
 from isthmus.kit.clock import Clock

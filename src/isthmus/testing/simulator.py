@@ -15,9 +15,10 @@ from math import inf
 from typing import Final
 
 from isthmus.cloudio.blobs import BlobTask, BlobWork
-from isthmus.cloudio.core import Carriage, Outgoing, Phase, StreamCore
+from isthmus.cloudio.core import StreamCore
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.terms import Carriage, Outgoing, Phase
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
 from isthmus.envelope.keys import SessionKeys
 from isthmus.errors import BlobExists, BlobMissing, IsthmusError, ProviderTrouble, Retry
