@@ -32,6 +32,7 @@ _BY_PRESENTATION: Final = 3
 _CALLING_UNKNOWN: Final = 3
 _CALLED_UNKNOWN: Final = 7
 _CONGESTION: Final = 1
+_MOST_TITLES: Final = 10_000  # of one site: each is remembered for good, and no title that others may need
 
 
 class Directory(Tables):
@@ -314,6 +315,12 @@ class Directory(Tables):
                 f"site {pinned.site} calls as {title}, which belongs to another site",
                 _CALLING_UNKNOWN,
                 f"if the device has moved there: isthmus site release {_typed(title)}",
+            )
+        if key not in self._owners and sum(held == pinned.router_id for held in self._owners.values()) >= _MOST_TITLES:
+            raise _refused(
+                f"site {pinned.site} has called under {_MOST_TITLES} titles",
+                _CALLING_UNKNOWN,
+                f"no site has so many devices; ask {pinned.site}, and release what is not theirs: isthmus site release",
             )
 
     def _not_accepted(self, initiator: RouterId) -> AssociationRefused:

@@ -16,6 +16,7 @@ from isthmus.contract.rest import HEARTBEAT_SECONDS, HeartbeatAnswer, Network, S
 from isthmus.errors import IsthmusError, Problem
 from isthmus.kit.backoff import delays
 from isthmus.kit.clock import Clock, SystemClock
+from isthmus.kit.tasks import Tasks
 from isthmus.router.audit import Audit
 from isthmus.router.directory import Directory
 from isthmus.router.keys import Keys
@@ -79,7 +80,8 @@ class Sync:
         self._want_network = True
         self._revision = ""
         self._next_beat = clock.monotonic()
-        self._next_names = self._next_rotation = self._next_prune = clock.monotonic()
+        self._next_rotation = self._next_prune = clock.monotonic()
+        self._new_names = asyncio.Event()
         self.connected = False
         self.trouble = ""
         self.refusal = ""
@@ -102,6 +104,14 @@ class Sync:
 
     async def run(self) -> None:
         """Keep going until cancelled."""
+        tasks = Tasks("sync")
+        tasks.spawn(self._keep_names(), name="keep host names")
+        try:
+            await self._keep_step()
+        finally:
+            await tasks.close()
+
+    async def _keep_step(self) -> None:
         waits = delays(most=_LONGEST_WAIT)
         while True:
             self._wake.clear()
@@ -111,11 +121,14 @@ class Sync:
                 wait = max(0.0, self._next_beat - self._clock.monotonic())
             else:
                 wait = next(waits)
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await _wait(self._wake, wait)
+
+    async def _keep_names(self) -> None:
+        """Look up the names of devices ahead of their associations: a name server may be slow, and waits for nobody."""
+        while True:
+            self._new_names.clear()
+            await self._directory.hosts.refresh(device.host for device in self._directory.devices)
+            await _wait(self._new_names, _NAMES_SECONDS)
 
     async def turn(self) -> None:
         """Do once all that is due now. Trouble with the Bridge is told in `trouble` and tried again next time."""
@@ -189,14 +202,12 @@ class Sync:
 
     def _changed_here(self) -> None:
         self._next_publication = self._clock.monotonic()
+        self._new_names.set()
         self._wake.set()
 
     async def _house_keeping(self) -> None:
         now = self._clock.monotonic()
         self._directory.unknown_callers.flush()
-        if now >= self._next_names:
-            self._next_names = now + _NAMES_SECONDS
-            await self._directory.hosts.refresh(device.host for device in self._directory.devices)
         if now >= self._next_rotation:
             self._next_rotation = now + _ROTATION_SECONDS
             self._keys.rotate(self._clock.now())
@@ -224,3 +235,12 @@ class Sync:
             _log.warning("no agreement with the Bridge", trouble=text, hint=hint)
         self.connected, self.trouble = False, text
         self._metrics.bridge_connected(connected=False)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, but no longer than that."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -425,6 +425,18 @@ def test_refused_calling_titles_bind_nothing(home: Any, north: Any) -> None:
     assert home.store.seen_titles() == {}
 
 
+def test_a_site_cannot_take_every_title_there_is(
+    home: Any, north: Any, pacs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.router.directory._MOST_TITLES", 2)
+    for name in ("CT1", "CT2"):
+        home.directory.admit(north.router_id, name, "HOME_PACS")
+    with pytest.raises(AssociationRefused) as refused:
+        home.directory.admit(north.router_id, "CT3", "HOME_PACS")
+    assert answer(refused) == PERMANENT_CALLING
+    assert home.directory.admit(north.router_id, "CT1", "HOME_PACS")
+
+
 def test_a_device_may_see_all_foreign_callers_under_one_title(home: Any, north: Any, pacs: None) -> None:
     home.administration.device_set("PACS", callers_as="ISTHMUS")
     assert home.directory.admit(north.router_id, "NORTH_CT", "HOME_PACS").calling_as == "ISTHMUS"
