@@ -1,5 +1,6 @@
 """Being of one mind with the Bridge."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from isthmus.contract.documents import DocumentKind, SignedDocument
 from isthmus.contract.rest import HeartbeatAnswer, Network, SessionCount, SiteEntry
 from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
+from isthmus.kit.tasks import Tasks
 from isthmus.router.metrics import Metrics
 from isthmus.router.sync import MOST_OFFSET, Sync
 
@@ -26,6 +28,7 @@ class PlainBridge:
         self.away = False
         self.refuses: DocumentKind | None = None
         self.heard: list[SessionCount] = []
+        self.given = asyncio.Event()
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -44,6 +47,7 @@ class PlainBridge:
         if any(document.kind is self.refuses for document in documents):
             raise Problem(409, "Title taken", detail="PACS belongs to another site", field="titles")
         self.kept += documents
+        self.given.set()
 
     async def heartbeat(self, counts: Sequence[SessionCount]) -> HeartbeatAnswer:
         self._call("heartbeat")
@@ -219,3 +223,34 @@ async def test_unknown_callers_become_durable(home: Any, bridge: Any) -> None:
     home.directory.unknown_callers.note("CT9", "192.0.2.99", "PACS", home.clock.now())
     await make_sync(home, bridge).turn()
     assert len(home.restarted().unknown_callers.listed()) == 1
+
+
+async def test_a_running_router_publishes_a_change_without_waiting_for_the_next_heartbeat(
+    home: Any, bridge: Any
+) -> None:
+    sync, tasks = make_sync(home, bridge), Tasks("test")
+    tasks.spawn(sync.run(), name="sync")
+    async with asyncio.timeout(10):
+        await bridge.given.wait()
+        bridge.given.clear()
+        home.administration.device_add("PACS@192.0.2.20:104")
+        await bridge.given.wait()
+    await tasks.close()
+    assert kinds(bridge) == ["PREKEY", "TITLES", "TITLES"]
+    assert bridge.calls.count("heartbeat") == 1
+
+
+async def test_a_running_router_asks_for_the_network_when_it_is_told_that_it_changed(
+    home: Any, bridge: Any, north: Any
+) -> None:
+    sync, tasks = make_sync(home, bridge), Tasks("test")
+    tasks.spawn(sync.run(), name="sync")
+    async with asyncio.timeout(10):
+        await bridge.given.wait()
+        bridge.given.clear()
+        bridge.sites = [north.entry()]
+        sync.network_changed()
+        home.administration.device_add("PACS@192.0.2.20:104")
+        await bridge.given.wait()
+    await tasks.close()
+    assert "north" in home.directory.reported
