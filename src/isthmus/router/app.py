@@ -48,19 +48,31 @@ class RouterAddress:
     console: HostPort
 
 
-async def run_router(config: RouterConfig, stop: asyncio.Event, ready: Callable[[RouterAddress], None]) -> None:
+async def run_router(
+    config: RouterConfig,
+    stop: asyncio.Event,
+    ready: Callable[[RouterAddress], None],
+    *,
+    around: Callable[[Cloud], Cloud] | None = None,
+    joined: Callable[[Live], None] | None = None,
+) -> None:
     """Run a Router until `stop` is set, then drain it. `ready` is told where it listens.
+
+    `around` may put something between the Router and its providers; `joined` is called just before `ready` with the
+    live relay, for those who look inside.
 
     Raises OperatorError if it has not joined a network, its folder is in use or damaged, or a port is taken.
     """
-    async with _router(config) as address:
+    async with _router(config, around or _as_it_is) as (address, live):
+        if joined is not None:
+            joined(live)
         ready(address)
         await stop.wait()
         _log.info("stopping: no new associations, the live ones may end")
 
 
 @contextlib.asynccontextmanager
-async def _router(config: RouterConfig) -> AsyncIterator[RouterAddress]:
+async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> AsyncIterator[tuple[RouterAddress, Live]]:
     async with contextlib.AsyncExitStack() as stack:
         folder = make_private_folder(config.data)
         stack.enter_context(folder_lock(folder))
@@ -78,7 +90,7 @@ async def _router(config: RouterConfig) -> AsyncIterator[RouterAddress]:
         tasks = Tasks("router")
         bridge = BridgeClient(membership.url, membership.identity, keys.identity)  # it learns its own offset
         stack.push_async_callback(bridge.close)
-        cloud = Cloud(BridgeSignalling(bridge), BridgeBlobstore(bridge))
+        cloud = around(Cloud(BridgeSignalling(bridge), BridgeBlobstore(bridge)))
         stack.push_async_callback(cloud.blobstore.close)
         stack.push_async_callback(cloud.signalling.close)
         core = Core(
@@ -93,6 +105,7 @@ async def _router(config: RouterConfig) -> AsyncIterator[RouterAddress]:
             audit=audit,
             metrics=metrics,
             limits=config.limits,
+            stream=config.stream,
         )
         live = Live(core)
         opening = Opening(live)
@@ -117,7 +130,11 @@ async def _router(config: RouterConfig) -> AsyncIterator[RouterAddress]:
         address = await stack.enter_async_context(control.serving(config.console))
         stack.push_async_callback(live.drain, config.limits.drain_seconds)
         stack.callback(listener.close)
-        yield RouterAddress(dicom, dicom_tls, address)
+        yield RouterAddress(dicom, dicom_tls, address), live
+
+
+def _as_it_is(cloud: Cloud) -> Cloud:
+    return cloud
 
 
 async def _listen(cloud: Cloud, router_id: str, live: Live, sync: Sync) -> None:

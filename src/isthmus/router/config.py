@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from isthmus.cloudio.options import StreamOptions
 from isthmus.kit.names import HostPort
 
 DEFAULT_DICOM: Final = HostPort("0.0.0.0", 11112)  # noqa: S104 - devices of the LAN call here; who is not known is refused
@@ -44,3 +45,4 @@ class RouterConfig:
     dicom_tls: HostPort | None = None
     console: HostPort = DEFAULT_CONSOLE
     limits: RouterLimits = field(default_factory=RouterLimits)
+    stream: StreamOptions = field(default_factory=StreamOptions)

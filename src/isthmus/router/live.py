@@ -14,7 +14,7 @@ import structlog
 
 from isthmus.adapters.bridge_http import BridgeClient
 from isthmus.cloudio.pool import Pool
-from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver
+from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver, StreamOptions
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
 from isthmus.contract.rest import SessionCount, SessionEnd
 from isthmus.envelope.identity import Identity, RouterId
@@ -59,6 +59,7 @@ class Core:
     audit: Audit
     metrics: Metrics
     limits: RouterLimits
+    stream: StreamOptions = field(default_factory=StreamOptions)
     random: Random = secrets.token_bytes
 
 
@@ -184,6 +185,7 @@ class Live:
             first_credit_out=credit_out,
             first_credit_in=FIRST_CREDIT,
             observer=observer,
+            options=core.stream,
         )
         self.links[session_id] = link
         core.tasks.spawn(self._run(link, session_id, observer), name=f"stream of {session_id.hex()[:8]}")
