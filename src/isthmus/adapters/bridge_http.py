@@ -7,6 +7,7 @@ certificate that the connection shows. Proxies of the environment (HTTPS_PROXY, 
 import asyncio
 import base64
 import hashlib
+import io
 import json
 import secrets
 import ssl
@@ -16,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
+from yarl import URL
 
 from isthmus import __version__
 from isthmus.contract.documents import SignedDocument
@@ -169,7 +171,12 @@ class BridgeClient:
                 headers["Content-Type"] = "application/json" if is_json else "application/octet-stream"
             try:
                 async with session.request(
-                    method, self.url + target, data=content, headers=headers, ssl=trust, allow_redirects=False
+                    method,
+                    URL(self.url + target, encoded=True),  # as it was signed
+                    data=None if content is None else io.BytesIO(content),
+                    headers=headers,
+                    ssl=trust,
+                    allow_redirects=False,
                 ) as response:
                     return await _good(response)
             except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError) as error:
@@ -196,7 +203,11 @@ class BridgeClient:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 response = await session.get(
-                    self.url + target, headers=headers, ssl=trust, allow_redirects=False, timeout=timeout
+                    URL(self.url + target, encoded=True),
+                    headers=headers,
+                    ssl=trust,
+                    allow_redirects=False,
+                    timeout=timeout,
                 )
         except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError) as error:
             self._trust = None

@@ -56,8 +56,11 @@ async def run_bridge(
     ready: Callable[[BridgeAddress], None],
     *,
     clock: Clock | None = None,
+    joined: Callable[[BridgeAddress, Parts], None] | None = None,
 ) -> None:
     """Run a Bridge until `stop` is set; `ready` is called once Routers can connect.
+
+    `joined` is called just before with the parts, for those who look inside.
 
     Raises OperatorError if its folder is in use or damaged, or its address is taken.
     """
@@ -70,7 +73,13 @@ async def run_bridge(
         try:
             await parts.blobs.open()
             parts.tls = Tls(config, parts.identity, clock) if config.tls else None
-            await _serve(parts, tasks, stop, ready)
+
+            def tell(address: BridgeAddress) -> None:
+                if joined is not None:
+                    joined(address, parts)
+                ready(address)
+
+            await _serve(parts, tasks, stop, tell)
         finally:
             await tasks.close()
             await parts.close()

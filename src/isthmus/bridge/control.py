@@ -48,4 +48,6 @@ class Control:
         try:
             return JSONResponse(await self._administration.run(request.path_params["operation"], arguments))
         except IsthmusError as error:
-            return problem_response(Problem(HTTPStatus.BAD_REQUEST, str(error), hint=error.hint))
+            return problem_response(
+                Problem(HTTPStatus.BAD_REQUEST, "This cannot be done", detail=str(error), hint=error.hint)
+            )

@@ -6,7 +6,7 @@ Built for bulk: what is published goes to the socket at once, and what arrives w
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import aiohttp
@@ -46,6 +46,7 @@ class BridgeSignalling:
         self._arrival: asyncio.Future[None] | None = None
         self._paused = False
         self._closed = False
+        self._sink: Callable[[bytes], None] | None = None
 
     def __repr__(self) -> str:
         return f"<BridgeSignalling {self._socket!r}, {len(self._inbox)} notices to take>"
@@ -70,10 +71,28 @@ class BridgeSignalling:
             except TimeoutError as error:
                 raise ProviderTrouble("the Bridge takes no notices", retry=Retry.LATER) from error
 
+    def publish_at_once(self, to: str, notice: bytes) -> bool:
+        """Send a notice to a Router if the way is open and has room. Raises ProviderTrouble if it is too long."""
+        if len(notice) > _MOST_NOTICE_BYTES:
+            raise ProviderTrouble(f"a notice has at most {_MOST_NOTICE_BYTES} bytes", retry=Retry.NEVER)
+        socket = self._socket
+        if socket is None or socket.is_full:
+            return False
+        socket.send(_mailbox(to), notice)
+        return True
+
+    def attach(self, at: str, sink: Callable[[bytes], None]) -> None:
+        """Give each notice for this Router to `sink`. Raises ProviderTrouble if asked for another mailbox."""
+        self._demand_own(at)
+        self._sink = sink
+        while self._inbox:
+            sink(self._inbox.popleft())
+        self._inbox_bytes = 0
+        self._start()
+
     async def listen(self, at: str) -> AsyncIterator[bytes]:
         """Yield the notices for this Router. Raises ProviderTrouble if asked for another mailbox."""
-        if at != self._bridge.own_id:
-            raise ProviderTrouble("a Router listens at its own mailbox only", retry=Retry.NEVER)
+        self._demand_own(at)
         self._start()
         while not self._closed:
             while self._inbox:
@@ -141,7 +160,14 @@ class BridgeSignalling:
         self._socket = socket
         return response, socket
 
+    def _demand_own(self, at: str) -> None:
+        if at != self._bridge.own_id:
+            raise ProviderTrouble("a Router listens at its own mailbox only", retry=Retry.NEVER)
+
     def _received(self, notice: bytes) -> None:
+        if self._sink is not None:
+            self._sink(notice)
+            return
         self._inbox.append(notice)
         self._inbox_bytes += len(notice)
         if self._inbox_bytes > _INBOX_HIGH_BYTES and not self._paused and self._socket is not None:

@@ -160,7 +160,7 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to keep the connection alive."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         self._arm(PING_SECONDS, self._check_life)
 
@@ -180,7 +180,7 @@ class WebSocket(asyncio.BufferedProtocol):
         """Note that there is room again."""
         self._writable.set()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where to read to."""
         if len(self._buffer) - self._end < _READ_BYTES:
             self._make_room(len(self._buffer))

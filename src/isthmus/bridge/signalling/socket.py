@@ -77,7 +77,7 @@ class SignallingSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by uvicorn with the transport of the HTTP request."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:

@@ -1,0 +1,72 @@
+"""What a Router trusts: the identity that its invite pins, whatever certificate it endorses."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.contract.notices import NoticeKind, pack
+from isthmus.errors import ProviderTrouble, Untrusted
+from isthmus.kit.names import HostPort
+from isthmus.testing.bridge import running_bridge
+
+
+async def test_a_router_joins_and_talks_over_the_self_made_certificate(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, tls=True) as bridge:
+        assert bridge.address.url.startswith("https://")
+        one, other = await bridge.pair()
+        session_id = await one.open(other)
+        body = secrets.token_bytes(300_000)
+        await one.signalling.publish(other.mailbox, pack(NoticeKind.DATA, session_id, body))
+        assert (await other.next(NoticeKind.DATA)).endswith(body)
+
+
+async def test_another_identity_is_refused_before_any_secret_is_sent(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, tls=True) as bridge:
+        member = bridge.member("clinic")
+        invite = await bridge.invite("clinic")
+        wrong = BridgeClient(bridge.address.url, secrets.token_bytes(32), member.identity)
+        with pytest.raises(Untrusted):
+            await wrong.enrol(invite, member.prekey_document())
+        assert (await bridge.administration.invites())[0]["open"]
+        await wrong.close()
+
+
+async def test_another_bridge_without_tls_is_refused(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path) as bridge:
+        client = BridgeClient(bridge.address.url, secrets.token_bytes(32), bridge.member("clinic").identity)
+        with pytest.raises(Untrusted, match="not the Bridge"):
+            await client.network()
+        await client.close()
+
+
+async def test_a_renewed_certificate_is_accepted_by_those_who_know_the_identity(tmp_path: Path) -> None:
+    async with running_bridge(tmp_path, tls=True) as bridge:
+        member = await bridge.join("clinic")
+        first = (await member.client.identity()).certificate_sha256
+        assert bridge.parts.tls is not None
+        bridge.parts.tls.certificate_file.unlink()
+        assert bridge.parts.tls.refresh()
+        assert not bridge.parts.tls.refresh()
+        await member.client._session.close()  # type: ignore[union-attr]  # the warm connection saw the old one
+        member.client._session = None
+        assert (await member.client.network()).site == "clinic"
+        assert (await member.client.identity()).certificate_sha256 != first
+
+
+async def test_a_certificate_that_changes_under_a_warm_pin_is_checked_again(tmp_path: Path) -> None:
+    listen = HostPort("127.0.0.1", 0)
+    async with running_bridge(tmp_path / "bridge", tls=True, listen=listen) as bridge:
+        member = await bridge.join("clinic")
+        bridge.members.clear()
+        listen = bridge.address.listen
+    (tmp_path / "bridge" / "tls.crt").unlink()
+    async with running_bridge(tmp_path / "bridge", tls=True, listen=listen):
+        assert (await member.client.network()).site == "clinic"
+    async with running_bridge(tmp_path / "impostor", tls=True, listen=listen):
+        with pytest.raises(Untrusted):
+            await member.client.network()
+    with pytest.raises(ProviderTrouble):
+        await member.client.network()
+    await member.close()
