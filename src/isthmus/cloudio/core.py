@@ -423,12 +423,11 @@ class StreamCore:
             self._observer.on_final()
             return
         size = len(segment.payload)
-        if size == 0:
-            raise RemoteMisuse("a data segment is empty")
         self.reader.took(size, now)
         self.stats.bytes_in += size
         self._unacked_in += size
-        self._observer.on_data(segment.payload)
+        if size:
+            self._observer.on_data(segment.payload)
 
     def _receive_status(self, segment: memoryview, now: float) -> None:
         sequence = peek_sequence(segment)

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from isthmus.cloudio.blobs import BlobTask, BlobWork
-from isthmus.cloudio.core import StreamCore
+from isthmus.cloudio.core import Outgoing, StreamCore
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.terms import Carriage, Phase, StreamObserver, StreamStats
@@ -18,7 +18,7 @@ from isthmus.errors import BlobMissing, ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
-from isthmus.ports.signalling import Signalling
+from isthmus.ports.signalling import PromptSignalling, Signalling
 
 _log = structlog.get_logger()
 
@@ -78,6 +78,8 @@ class Duplex:
             options=options,
             now=clock.monotonic(),
         )
+        self._prompt = cloud.signalling if isinstance(cloud.signalling, PromptSignalling) else None
+        self._carried: Outgoing | None = None  # could not leave at once
         self._lanes = Tasks("stream")
         self._scope: asyncio.Timeout | None = None
         self._sleep: asyncio.Future[None] | None = None
@@ -164,7 +166,7 @@ class Duplex:
             core.tick(now)
             if core.blobs.deadline() <= now:
                 self._open_lanes()
-            outgoing = core.next_notice(now)
+            outgoing, self._carried = self._carried or core.next_notice(now), None
             if outgoing is None:
                 await self._wait()
                 continue
@@ -204,15 +206,33 @@ class Duplex:
         if self._scope is None:
             return
         if self._over():
-            if self._publishing:
+            if self._publishing and self._scope.when() is None:
                 self._scope.reschedule(asyncio.get_running_loop().time())
             self._wake()
         elif self._sleep is not None:
             now = self._clock.monotonic()
-            if self._core.has_work(now):
+            if self._core.has_work(now) and not self._publish_at_once(now):
                 self._wake()
             else:
                 self._arm(now)
+
+    def _publish_at_once(self, now: float) -> bool:
+        """Publish all that there is while `run` sleeps, without a turn of the loop; False if `run` has to do it."""
+        if self._prompt is None or self._sleep is None or self._sleep.done():
+            return False
+        core = self._core
+        core.tick(now)
+        while (outgoing := self._carried or core.next_notice(now)) is not None:
+            self._carried = None
+            try:
+                if not self._prompt.publish_at_once(self._to, outgoing.notice):
+                    self._carried = outgoing
+                    return False
+            except ProviderTrouble as trouble:
+                core.publish_failed(outgoing, trouble, now)
+                return False
+            core.published(outgoing, now)
+        return not self._over()
 
     def _wake(self) -> None:
         if self._sleep is not None and not self._sleep.done():

@@ -54,3 +54,21 @@ def test_a_status_of_another_version_is_refused() -> None:
 def test_a_signal_that_is_too_long_is_refused() -> None:
     with pytest.raises(RemoteMisuse):
         Status.unpack(Status(1, 2, 3, 4, signal=bytes(MOST_SIGNAL_BYTES + 1)).pack())
+
+
+def test_the_layout_is_that_of_the_protocol() -> None:
+    status = Status(
+        next_expected=5,
+        sent=7,
+        limit=0x0102030405060708,
+        want=4194304,
+        signal_number=2,
+        signal_seen=1,
+        done=True,
+        held=((6, 8),),
+        signal=b"abort",
+    )
+    assert status.pack().hex(" ", 1) == (
+        "01 01 00 00 00 05 00 00 00 07 01 02 03 04 05 06 07 08 00 40 00 00 00 00 00 02 00 00 00 01 01 05 "
+        "00 00 00 06 00 00 00 08 61 62 6f 72 74"
+    )

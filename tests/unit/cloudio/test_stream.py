@@ -307,6 +307,8 @@ async def test_a_publish_that_never_returns_does_not_keep_close_from_ending_it(m
     await entered.wait()
     for side in pair.sides:
         side.close()
+        await asyncio.sleep(0)
+        side.close()
     await pair.ended()
     assert pair.devices[0].errors == []
 
