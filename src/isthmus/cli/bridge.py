@@ -126,7 +126,7 @@ def withdraw(site: str, /, *, data: Data = None) -> None:
         site: the site that was invited.
     """
     count = call(data, Part.BRIDGE, "withdraw", site=site)["withdrawn"]
-    print(f"{count} open invites of {site} are withdrawn." if count else f"{site} had no open invite.")
+    print(f"Open invites of {site} that are withdrawn: {count}")
 
 
 @app.command
@@ -222,7 +222,7 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
     answer = call(data, Part.BRIDGE, "status")
     if as_json:
         return show.as_json(answer)
-    show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    show.facts(show.flat(answer))
     return None
 
 

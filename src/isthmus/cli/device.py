@@ -187,7 +187,7 @@ def show_(device: str, /, *, data: Data = None, as_json: AsJson = False) -> None
     answer = call(data, Part.ROUTER, "device_show", device=device)
     if as_json:
         return show.as_json(answer)
-    show.facts((name.replace("_", " "), value) for name, value in answer.items() if not isinstance(value, (dict, list)))
+    show.facts(show.flat({name: value for name, value in answer.items() if name not in {"grants", "enter"}}))
     print("\nGrants:")
     for grant in answer["grants"]:
         print(f"  {grant['grant_id']}: {grant['caller'] or 'all'} of {grant['site']}, {show.words(grant['services'])}")

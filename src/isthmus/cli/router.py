@@ -4,9 +4,8 @@
 import asyncio
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -141,7 +140,7 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
         return show.as_json(answer)
     alerts = answer.pop("alerts", {})
     answer["router_id"] = answer.pop("spoken")
-    show.facts(_flat(answer))
+    show.facts(show.flat(answer))
     for site, texts in alerts.items():
         for text in texts:
             print(f"{site}: {text}")
@@ -176,17 +175,8 @@ def settings(
         answer = call(data, Part.ROUTER, "setting_list")
     if as_json:
         return show.as_json(answer)
-    show.facts((name.replace("_", " "), value) for name, value in answer.items())
+    show.facts(show.flat(answer))
     return None
-
-
-def _flat(answer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in answer.items():
-        words = f"{prefix}{name.replace('_', ' ')}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{words} ")
-        else:
-            yield words, value
 
 
 async def _enrol(folder: Path, invite: Invite) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """How answers are printed: tables for people, JSON for programs, times and sizes in words."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -30,6 +30,16 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in known), default=0)
     for name, value in known:
         print(f"{name.ljust(width)}  {value}")
+
+
+def flat(answer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the facts in an answer, those of an object within it under both names."""
+    for name, value in answer.items():
+        spelled = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{spelled} ")
+        else:
+            yield spelled, value
 
 
 def legs(echo: Mapping[str, Any]) -> None:

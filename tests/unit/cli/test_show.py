@@ -44,3 +44,35 @@ def test_durations_have_their_two_largest_units(seconds: float, text: str) -> No
 @pytest.mark.parametrize("nothing", [None, "", []])
 def test_nothing_is_a_dash(nothing: object) -> None:
     assert show.words(nothing) == "-"
+
+
+def test_what_is_inside_of_an_object_has_both_names() -> None:
+    assert list(show.flat({"url": "u", "tls": {"to_device": True, "ca": None}})) == [
+        ("url", "u"),
+        ("tls to device", True),
+        ("tls ca", None),
+    ]
+
+
+def test_an_echo_is_shown_leg_by_leg(capsys: pytest.CaptureFixture[str]) -> None:
+    legs = [{"name": "C-ECHO", "seconds": 0.0012}, {"name": "release", "seconds": 0.01}]
+    show.legs({"called": "PACS", "site": "south", "status": "success (0000)", "legs": legs, "seconds": 0.0112})
+    assert capsys.readouterr().out.splitlines() == [
+        "PACS of south: success (0000)",
+        "       1.2 ms  C-ECHO",
+        "      10.0 ms  release",
+        "      11.2 ms  in all",
+    ]
+
+
+def test_a_finding_that_is_not_well_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"level": "ok", "what": "clock", "found": "right", "advice": ""},
+        {"level": "bad", "what": "disk", "found": "full", "advice": "make room"},
+    ]
+    show.findings(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "ok    clock  right",
+        "bad   disk   full",
+        "             -> make room",
+    ]
