@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from isthmus.kit.clock import SystemClock
 from isthmus.kit.files import folder_lock, make_private_folder
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
+from isthmus.ports.signalling import PromptSignalling, Signalling
 from isthmus.router.administration import Administration
 from isthmus.router.answering import Answering
 from isthmus.router.audit import Audit
@@ -115,7 +117,11 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
             bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics
         )
         tasks.spawn(sync.run(), name="keep in step with the Bridge")
-        tasks.spawn(_listen(cloud, keys.router_id, live, sync), name="listen for notices")
+        take = functools.partial(_take, live, sync)
+        if isinstance(cloud.signalling, PromptSignalling):
+            cloud.signalling.attach(keys.router_id, take)
+        else:
+            tasks.spawn(_listen(cloud.signalling, keys.router_id, take), name="listen for notices")
         listener = LanListener(live)
         dicom = await listener.listen(config.dicom)
         dicom_tls = None
@@ -137,17 +143,21 @@ def _as_it_is(cloud: Cloud) -> Cloud:
     return cloud
 
 
-async def _listen(cloud: Cloud, router_id: str, live: Live, sync: Sync) -> None:
-    """Take every notice where it belongs, for ever."""
-    async for notice in cloud.signalling.listen(router_id):
-        kind = notice[0] if notice else 0
-        if kind == NoticeKind.NETWORK_CHANGED:
-            sync.network_changed()
-        elif kind == NoticeKind.REVOKED:
-            live.let_go_of_router(notice[PREFIX_BYTES:].decode("ascii", "replace"))
-            sync.network_changed()
-        else:
-            live.notice(notice)
+async def _listen(signalling: Signalling, router_id: str, take: Callable[[bytes], None]) -> None:
+    async for notice in signalling.listen(router_id):
+        take(notice)
+
+
+def _take(live: Live, sync: Sync, notice: bytes) -> None:
+    """Take a notice where it belongs."""
+    kind = notice[0] if notice else 0
+    if kind == NoticeKind.NETWORK_CHANGED:
+        sync.network_changed()
+    elif kind == NoticeKind.REVOKED:
+        live.let_go_of_router(notice[PREFIX_BYTES:].decode("ascii", "replace"))
+        sync.network_changed()
+    else:
+        live.notice(notice)
 
 
 def _tls_for_devices(folder: Path) -> ssl.SSLContext:

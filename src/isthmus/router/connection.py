@@ -64,7 +64,7 @@ class DeviceConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the state machine (PS3.8: transport connection indication or confirmation)."""
-        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
+        transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
         self._transport = transport
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
         self._socket = transport.get_extra_info("socket")
