@@ -105,7 +105,7 @@ class Answering:
         session.device_asks = False
         try:
             admission = core.directory.admit(opened.initiator, opened.calling, opened.called)
-            live.demand_room("")
+            live.demand_room(session)
             await self._relay(opened, admission, session, state)
         except AssociationRefused as refused:
             _log.info(

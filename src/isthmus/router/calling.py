@@ -52,6 +52,7 @@ async def call_device(
     except TimeoutError as error:
         raise unreachable(device, f"no answer within {device.options.associate_timeout:g} s") from error
     finally:
+        live.gone(session)
         if not accepted:
             session.connection = None
             if not answered.done():

@@ -235,7 +235,7 @@ class Live:
 
     def answered(self, session: Session, command: Answered) -> None:
         """A device answered, or is gone before that."""
-        if (answer := self._on_answer.pop(session, None)) is not None:
+        if (answer := self._on_answer.get(session)) is not None:
             answer(command)
 
     def way_back(self, session: Session, wanted: ReturnWanted) -> None:
@@ -287,7 +287,7 @@ class Live:
             _log.info("the Bridge was not told of an end", session=session.session_id.hex()[:8], reason=str(error))
 
     def gone(self, session: Session) -> None:
-        """A device's connection is closed."""
+        """Nobody waits for this device's answer any more."""
         self._on_answer.pop(session, None)
 
     # -- what others ask -------------------------------------------------------------------------------------------
@@ -308,23 +308,31 @@ class Live:
             if session.parties is not None and session.parties.far_site is not None
         ]
 
-    def demand_room(self, address: str) -> None:
-        """Raise AssociationRefused (2/3/2) if this Router, or this address, has its number of associations."""
+    @property
+    def setting_up(self) -> int:
+        """How many associations wait for a device, or for another site."""
+        return len(self._on_answer)
+
+    def demand_room(self, asking: Session) -> None:
+        """Raise AssociationRefused (2/3/2) if this Router, or the caller's address, has its number of associations.
+
+        Those that are being set up count too, or many that ask at once would all find room.
+        """
         limits = self.core.limits
         if self.paused:
             raise refusal("this Router is paused or stopping", reason=2, hint="isthmus router pause --off")
-        if len(self.sessions) >= limits.live:
+        others = [session for session in (*self.sessions.values(), *self._on_answer) if session is not asking]
+        if len(others) >= limits.live:
             raise refusal(f"this Router relays its {limits.live} associations", reason=2)
-        same = sum(session.address == address for session in self.sessions.values())
-        if address and same >= limits.live_per_address:
+        address = asking.address
+        if address and sum(session.address == address for session in others) >= limits.live_per_address:
             raise refusal(f"{address} has its {limits.live_per_address} associations", reason=2)
 
     def of_device(self, network_title: AETitle) -> int:
-        """Return how many associations are relayed to a device of ours now."""
-        return sum(
-            session.parties is not None and session.parties.called == network_title and not session.device_asks
-            for session in self.sessions.values()
-        )
+        """Return how many associations a device of ours has now as the called one, or is being asked for."""
+        relayed = [row for row in self.sessions.values() if not row.device_asks or _within_site(row)]
+        asked = [row for row in self._on_answer if not row.device_asks]
+        return sum(row.parties is not None and row.parties.called == network_title for row in (*relayed, *asked))
 
     def let_go_of_router(self, router_id: str) -> None:
         """End every session with a Router that the network, or this site, no longer knows."""
@@ -342,6 +350,10 @@ class Live:
             _log.warning("associations ended by the stop of this Router", count=len(self.sessions))
             for session in list(self.sessions.values()):
                 session.let_go()
+
+
+def _within_site(session: Session) -> bool:
+    return session.parties is not None and session.parties.far_site is None
 
 
 class StreamEnded(IsthmusError):

@@ -79,7 +79,7 @@ class Opening:
     async def _route(self, session: Session, request: AssociateRequest) -> None:
         live, core = self._live, self._live.core
         caller = core.directory.identify(request.calling, session.address, request.called)
-        live.demand_room(session.address)
+        live.demand_room(session)
         target, parent = self._resolve(caller, request.called)
         if isinstance(target, LocalDevice):
             await self._open_locally(session, request, caller, target)

@@ -5,9 +5,10 @@ Everything is real but the processes: sockets, TLS, databases, keys. For tests t
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,13 +16,21 @@ import aiohttp
 
 from isthmus.bridge.app import BridgeAddress, run_bridge
 from isthmus.bridge.config import BridgeConfig
+from isthmus.bridge.parts import Parts
+from isthmus.cloudio.options import StreamOptions
+from isthmus.cloudio.stream import Cloud
 from isthmus.contract.invites import Invite
 from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
+from isthmus.router.answering import Answering
 from isthmus.router.app import RouterAddress, run_router
-from isthmus.router.config import RouterConfig
+from isthmus.router.config import RouterConfig, RouterLimits
+from isthmus.router.connection import DeviceConnection
+from isthmus.router.lan import LanConnection
+from isthmus.router.live import Live
 from isthmus.router.membership import join
+from isthmus.testing.devices import Listening
 
 _LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -69,6 +78,12 @@ class Site(Running):
 
     name: str
     address: RouterAddress
+    live: Live
+
+    @property
+    def router_id(self) -> str:
+        """Its Router ID, compact."""
+        return self.live.core.identity.router_id
 
     @property
     def port(self) -> int:
@@ -76,22 +91,41 @@ class Site(Running):
         return self.address.dicom.port
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """What a test may want otherwise. `around` is put between a site's Router, by name, and its providers."""
+
+    tls: bool = False
+    limits: RouterLimits = field(default_factory=RouterLimits)
+    stream: StreamOptions = field(default_factory=StreamOptions)
+    around: Callable[[str, Cloud], Cloud] | None = None
+
+
 class Network:
     """A Bridge and its sites."""
 
-    def __init__(self, folder: Path, *, tls: bool = True) -> None:
+    def __init__(self, folder: Path, options: NetworkOptions) -> None:
         self._folder = folder
-        self._tls = tls
+        self.options = options
         self._tasks = Tasks("test network")
         self.sites: dict[str, Site] = {}
         self.bridge: Running | None = None
         self.bridge_address: BridgeAddress | None = None
+        self.parts: Parts | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, folder: Path, sites: Sequence[str] = ("north", "south"), *, tls: bool = True) -> AsyncIterator[Self]:
-        """Run a Bridge and these sites, each of which accepts each other."""
-        network = cls(folder, tls=tls)
+    async def running(
+        cls,
+        folder: Path,
+        sites: Sequence[str] = ("north", "south"),
+        *,
+        tls: bool = True,
+        options: NetworkOptions | None = None,
+    ) -> AsyncIterator[Self]:
+        """Run a Bridge and these sites, each of which accepts each other; fail if a task of theirs outlives them."""
+        before = asyncio.all_tasks()
+        network = cls(folder, options or NetworkOptions(tls=tls))
         try:
             await network.start_bridge()
             for name in sites:
@@ -100,6 +134,44 @@ class Network:
             yield network
         finally:
             await network.close()
+        await until(lambda: not _left_over(before), 3.0, what=lambda: f"tasks left over: {_left_over(before)}")
+
+    async def pair(
+        self, device: Listening, services: Sequence[str] = ("any",), *, caller: str = "WS", **options: Any
+    ) -> None:
+        """Register `device` as PACS of south, granted to north, and a caller of north."""
+        await self.sites["south"].control("device_add", address=f"PACS@127.0.0.1:{device.port}", **options)
+        await self.sites["north"].control("device_add", address=f"{caller}@127.0.0.1")
+        await self.grant("south", "PACS", "north", services)
+
+    async def quiet(self, seconds: float = 15.0) -> None:
+        """Wait until nothing is left of any association, at any Router and at the Bridge; say what is, if it stays."""
+        await until(lambda: not self.left(), seconds, what=lambda: "; ".join(self.left()))
+
+    def left(self) -> list[str]:
+        """Return what is left of associations that are over."""
+        found = []
+        for site in self.sites.values():
+            if site.task.done():
+                continue
+            live, answering = site.live, site.live._answerer  # noqa: SLF001 - looks inside
+            assert isinstance(answering, Answering)
+            counts = {
+                "sessions": len(live.sessions),
+                "streams": len(live.links),
+                "offers": len(live.waiting),
+                "answers": len(answering._answering),  # noqa: SLF001 - looks inside
+                "bytes of the pool": live.core.pool.used,
+                "associations being set up": live.setting_up,
+            }
+            found += [f"{site.name}: {count} {what}" for what, count in counts.items() if count]
+        if self.parts is not None:
+            found += [f"the Bridge: session {row.session_id.hex()[:8]} live" for row in self.parts.sessions.live]
+            blobs = [path for path in (self._folder / "bridge" / "blobs").rglob("*") if path.is_file()]
+            found += [f"the Bridge: blob {path.name}" for path in blobs]
+        connections = [thing for thing in gc.get_objects() if type(thing) in {DeviceConnection, LanConnection}]
+        open_ones = [one for one in connections if one._transport is not None]  # noqa: SLF001 - looks inside
+        return found + [f"open: {one!r}" for one in open_ones]
 
     async def close(self) -> None:
         """Stop everything."""
@@ -114,11 +186,20 @@ class Network:
 
     async def start_bridge(self, listen: HostPort = _LOOPBACK) -> None:
         """Start the Bridge, or start it again."""
-        config = BridgeConfig(data=self._folder / "bridge", listen=listen, tls=self._tls)
+        config = BridgeConfig(data=self._folder / "bridge", listen=listen, tls=self.options.tls)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        task = self._tasks.spawn(run_bridge(config, stop, ready.set_result), name="bridge")
-        self.bridge_address = await _first(ready, task)
+        running = run_bridge(config, stop, lambda _: None, joined=lambda *both: ready.set_result(both))
+        task = self._tasks.spawn(running, name="bridge")
+        self.bridge_address, self.parts = await _first(ready, task)
         self.bridge = Running(config.data, stop, task)
+
+    async def stop_bridge(self) -> HostPort:
+        """Stop the Bridge; return where it listened, for `start_bridge`."""
+        assert self.bridge is not None
+        assert self.bridge_address is not None
+        await self.bridge.end()
+        self.parts = None
+        return self.bridge_address.listen
 
     async def join(self, name: str) -> Site:
         """Invite a site, enrol its Router and run it."""
@@ -130,11 +211,22 @@ class Network:
 
     async def start(self, name: str, dicom: HostPort = _LOOPBACK) -> Site:
         """Run a Router that has joined, or run it again."""
-        config = RouterConfig(data=self._folder / name, dicom=dicom, console=_LOOPBACK)
+        options, found = self.options, list[Live]()
+        config = RouterConfig(
+            data=self._folder / name, dicom=dicom, console=_LOOPBACK, limits=options.limits, stream=options.stream
+        )
+        around = options.around
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        task = self._tasks.spawn(run_router(config, stop, ready.set_result), name=name)
+        running = run_router(
+            config,
+            stop,
+            ready.set_result,
+            around=None if around is None else lambda cloud: around(name, cloud),
+            joined=found.append,
+        )
+        task = self._tasks.spawn(running, name=name)
         address = await _first(ready, task)
-        site = self.sites[name] = Site(config.data, stop, task, name, address)
+        site = self.sites[name] = Site(config.data, stop, task, name, address, found[0])
         await until(lambda: self._connected(site))
         return site
 
@@ -178,11 +270,20 @@ async def _first(ready: "asyncio.Future[Any]", task: asyncio.Task[None]) -> Any:
     return ready.result()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Wait until `condition` holds, asking it every few milliseconds. Raises TimeoutError if it never does."""
-    async with asyncio.timeout(seconds):
-        while True:
-            answer = condition()
-            if await answer if asyncio.iscoroutine(answer) else answer:
-                return
-            await asyncio.sleep(0.02)
+def _left_over(before: set[asyncio.Task[Any]]) -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() - before if task is not asyncio.current_task()]
+
+
+async def until(
+    condition: Callable[[], Any], seconds: float = 15.0, *, what: Callable[[], str] = lambda: "it never held"
+) -> None:
+    """Wait until `condition` holds, asking every few milliseconds. Raises AssertionError with `what` if it never does."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                answer = condition()
+                if await answer if asyncio.iscoroutine(answer) else answer:
+                    return
+                await asyncio.sleep(0.02)
+    except TimeoutError as error:
+        raise AssertionError(what()) from error
