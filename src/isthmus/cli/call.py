@@ -63,7 +63,13 @@ def _ask(control: dict[str, object], operation: str, arguments: dict[str, object
         raise OperatorError("it stopped before it answered", hint="look at its log") from error
     finally:
         connection.close()
-    answer = json.loads(body) if body else None
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        raise OperatorError(
+            f"what answers at {where} is no control API of Isthmus: HTTP status {response.status}",
+            hint="was it killed, and its port taken by another program? Start it again",
+        ) from error
     if response.status == _OK:
         return answer
     problem = answer if isinstance(answer, dict) else {}

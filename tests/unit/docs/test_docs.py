@@ -112,3 +112,9 @@ def test_what_the_readme_tells_a_newcomer_to_make_is_there(target: str) -> None:
 @pytest.mark.parametrize("words", ["What it is not", "When the link is down", "Tested on"])
 def test_the_readme_says_on_its_first_screen(words: str) -> None:
     assert words in "\n".join((ROOT / "README.md").read_text().splitlines()[:60])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "protocol" not in page.parts], ids=_name)
+def test_one_thing_has_one_word(page: Path) -> None:
+    text = re.sub(r"(?:name|time) servers|prometheus-client|Print Job", "", page.read_text())
+    assert re.findall(r"\b(?:client|server|node|peer|job)s?\b", text, re.IGNORECASE) == []
