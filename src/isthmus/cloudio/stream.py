@@ -9,10 +9,10 @@ from typing import Final
 import structlog
 
 from isthmus.cloudio.blobs import BlobTask, BlobWork
-from isthmus.cloudio.core import Outgoing, StreamCore
+from isthmus.cloudio.core import StreamCore
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.pool import Pool
-from isthmus.cloudio.terms import Carriage, Phase, StreamObserver, StreamStats
+from isthmus.cloudio.terms import Carriage, Outgoing, Phase, StreamObserver, StreamStats
 from isthmus.envelope.keys import SessionKeys
 from isthmus.errors import BlobMissing, ProviderTrouble
 from isthmus.kit.clock import Clock
@@ -309,7 +309,8 @@ class Duplex:
             _log.warning("blobs left to the sweeper", count=len(names))
 
     async def _say_last_words(self) -> None:
-        if self._core.signal_seen or (outgoing := self._core.next_notice(self._clock.monotonic())) is None:
+        outgoing = self._carried or self._core.next_notice(self._clock.monotonic())
+        if self._core.signal_seen or outgoing is None:
             return
         with contextlib.suppress(ProviderTrouble, TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_SECONDS):

@@ -60,9 +60,10 @@ class Pair:
     ) -> None:
         self.memory = MemorySignalling(cheap_bulk=cheap_bulk)
         self.store = MemoryBlobstore()
-        weather = weather or Weather()
-        signalling = WeatherSignalling(wrap(self.memory), weather, seed=1)
-        cloud = Cloud(signalling, WeatherBlobstore(self.store, weather, seed=2))
+        cloud = Cloud(wrap(self.memory), self.store)
+        if weather is not None:
+            signalling = WeatherSignalling(cloud.signalling, weather, seed=1)
+            cloud = Cloud(signalling, WeatherBlobstore(self.store, weather, seed=2))
         self.pools = (Pool(), Pool())
         self.devices = (device(), device())
         self.sides = tuple(
@@ -207,6 +208,50 @@ async def test_what_never_arrives_in_notices_arrives_in_blobs(make: Callable[...
     assert pair.received(1) == b"x" * 30_000
     assert all(side.complete for side in pair.sides)
     assert pair.sides[0].stats.resent > 0
+
+
+@pytest.mark.parametrize("cheap_bulk", [True, False])
+async def test_a_prompt_service_is_given_notices_without_a_turn_of_the_loop(
+    make: Callable[..., Pair], cheap_bulk: bool
+) -> None:
+    class Prompt:
+        """Takes most notices at once, has no room for some and trouble with others."""
+
+        def __init__(self, inner: Signalling) -> None:
+            self._inner = inner
+            self.traits: SignallingTraits = inner.traits
+            self.listen = inner.listen
+            self.publish = inner.publish
+            self.close = inner.close
+            self.at_once = 0
+            prompts.append(self)
+
+        def publish_at_once(self, to: str, notice: bytes) -> bool:
+            self.at_once += 1
+            if self.at_once % 5 == 0:
+                return False
+            if self.at_once % 7 == 0:
+                raise ProviderTrouble("503", retry=Retry.LATER)
+            publishing = self._inner.publish(to, notice)
+            try:
+                publishing.send(None)  # run it up to its first wait
+            except StopIteration:
+                return True
+            publishing.close()  # it had to wait
+            return False
+
+        def attach(self, at: str, sink: Callable[[bytes], None]) -> None:
+            raise NotImplementedError
+
+    prompts: list[Prompt] = []
+    pair = make(wrap=Prompt, cheap_bulk=cheap_bulk)
+    assert pair.sides[0]._prompt is not None
+    there, back = secrets.token_bytes(200_000), secrets.token_bytes(50_000)
+    await asyncio.gather(pair.send(0, there), pair.send(1, back))
+    await pair.ended()
+    assert (pair.received(1), pair.received(0)) == (there, back)
+    assert all(side.complete for side in pair.sides)
+    assert prompts[0].at_once > 0
 
 
 async def test_a_device_that_takes_nothing_stops_the_far_writer(make: Callable[..., Pair]) -> None:
