@@ -18,7 +18,7 @@ from isthmus.bridge.parts import Parts
 from isthmus.contract.documents import DocumentKind, GrantedDevice, ReturnGrant, SignedDocument, Statement, Titles
 from isthmus.contract.invites import Invite
 from isthmus.contract.notices import SESSION_ID_BYTES, NoticeKind
-from isthmus.contract.rest import SessionRequest
+from isthmus.contract.rest import Enrolment, SessionRequest
 from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.offers import OfferDraft, make_offer
@@ -26,6 +26,7 @@ from isthmus.envelope.prekeys import PrekeyPair
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
+from isthmus.testing.clock import FakeClock
 
 _YEAR = 365 * 86_400.0
 
@@ -148,6 +149,37 @@ class Member:
     async def _listen(self) -> None:
         async for notice in self.signalling.listen(self.mailbox):
             self.notices.put_nowait(notice)
+
+
+@dataclass(slots=True)
+class Bench:
+    """A Bridge that nobody can connect to, and those who would."""
+
+    parts: Parts
+    clock: FakeClock
+    administration: Administration
+
+    def enrolment(self, member: Member, invite: Invite) -> Enrolment:
+        """Return what a member sends to enrol."""
+        return Enrolment(
+            site=member.site,
+            secret=invite.secret,
+            public_key=member.identity.public,
+            prekey=member.prekey_document(),
+            version="1",
+        )
+
+    async def invite(self, site: str, **options: float) -> Invite:
+        """Return an invite."""
+        return Invite.parse((await self.administration.invite(site, **options))["invite"])
+
+    async def join(self, site: str) -> Member:
+        """Return a member that has enrolled and will never connect."""
+        member = Member(site, "http://127.0.0.1", bytes(32), self.clock)
+        _, account = await self.parts.accounts.enrol(self.enrolment(member, await self.invite(site)))
+        assert account is not None
+        await self.parts.directory.publish(account, [member.prekey_document()])
+        return member
 
 
 @dataclass(slots=True)

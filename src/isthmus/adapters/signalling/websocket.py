@@ -280,7 +280,9 @@ class WebSocket(asyncio.BufferedProtocol):
             header = bytes((0x80 | opcode, flag | 127)) + length.to_bytes(8, "big")
         if self._masks:
             mask = secrets.token_bytes(4)
-            self._transport.writelines([header + mask, *_mask_parts(parts, mask)])
+            first, *others = _mask_parts(parts, mask) or (b"",)
+            # the first part is the mailbox: one TLS record less if it goes with the header
+            self._transport.writelines([b"".join((header, mask, first)), *others])
         else:
             self._transport.writelines([header, *parts])
 
