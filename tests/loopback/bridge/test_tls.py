@@ -1,5 +1,7 @@
 """What a Router trusts: the identity that its invite pins, whatever certificate it endorses."""
 
+import asyncio
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -70,3 +72,36 @@ async def test_a_certificate_that_changes_under_a_warm_pin_is_checked_again(tmp_
     with pytest.raises(ProviderTrouble):
         await member.client.network()
     await member.close()
+
+
+async def test_everything_goes_through_the_proxy_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        host, port = asked[-1].split()[1].decode().split(":")
+        onward_reader, onward_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(carry(reader, onward_writer), carry(onward_reader, writer))
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with running_bridge(tmp_path, tls=True) as bridge:
+        one, other = await bridge.pair()
+        session_id = await one.open(other)
+        await one.signalling.publish(other.mailbox, pack(NoticeKind.DATA, session_id, bytes(200_000)))
+        assert len(await other.next(NoticeKind.DATA)) > 200_000
+        to_bridge = f"CONNECT 127.0.0.1:{bridge.address.listen.port} ".encode()
+    assert len(asked) >= 4  # at the least: each of two Routers' requests and its signalling
+    assert all(head.startswith(to_bridge) for head in asked)
+    server.close()
+    await server.wait_closed()
