@@ -27,7 +27,8 @@ from isthmus.router.session import Parties, Session
 
 _log = structlog.get_logger()
 
-PATIENCE_SECONDS: Final = 0.5  # a device that takes longer gets the caller told that it is being called
+PATIENCE_SECONDS: Final = 0.5  # a device that takes longer gets the caller told, each time, that it is being called
+REFUSED_SECONDS: Final = 5.0  # for which a refusal is given again if the offer is
 REPEAT_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # an accept that nobody seems to have heard
 
 
@@ -66,16 +67,15 @@ class Answering:
         core = self._live.core
         try:
             opened = self._verify(session_id, notice)
-            if core.directory.known_offer(session_id):
+            if not await asyncio.to_thread(core.directory.remember_offer, session_id, opened.forget_after):
                 raise SealBroken("an offer was repeated")
-            await asyncio.to_thread(core.directory.remember_offer, session_id, opened.forget_after)
             await self._call(opened, state)
         except (Untrusted, SealBroken, RemoteMisuse) as error:
             _log.warning("an offer was dropped", session=session_id.hex()[:8], why=str(error), hint=error.hint)
             core.metrics.refused("offer dropped")
         finally:
-            # While it can still be repeated, the link remembers it; after that, the seen-set on disk does.
-            if session_id not in self._live.links:
+            # While it can still be repeated, the link or a timer remembers it; then the seen-set on disk does.
+            if state.again is None:
                 self._answering.pop(session_id, None)
 
     def forget(self, session_id: bytes) -> None:
@@ -118,7 +118,7 @@ class Answering:
             )
             core.metrics.refused(f"{refused.result}/{refused.source}/{refused.reason}")
             core.audit.refused(calling=opened.calling, called=opened.called, outcome=str(refused))
-            await self._reply_refusal(opened, as_reject(refused))
+            await self._reply_refusal(opened, as_reject(refused), state)
         finally:
             patience.cancel()
 
@@ -145,7 +145,7 @@ class Answering:
         policy = CommandPolicy(forbid_store=decision.forbid_store_from_requestor)
         raw, accept_view = await call_device(live, admission.device, session, wire, policy)
         if accept_view is None:
-            await self._reply_refusal(opened, raw)
+            await self._reply_refusal(opened, raw, state)
             return
         if decision.refused:
             syntaxes = {context.id: context.transfer_syntaxes[0] for context in request.contexts}
@@ -184,12 +184,15 @@ class Answering:
             await send()
             await asyncio.sleep(delay)
 
-    async def _reply_refusal(self, opened: OpenedOffer, raw: bytes) -> None:
+    async def _reply_refusal(self, opened: OpenedOffer, raw: bytes, state: _Answering) -> None:
         core = self._live.core
         refusal = opened.accept(core.identity, decision=Decision.REJECTED, answer=raw, window=0, random=core.random)
         body = pack_fields((refusal.accept, refusal.signature, refusal.answer_box))
-        await self._live.tell(opened.initiator, NoticeKind.ACCEPT, opened.session_id, body)
+        state.again = functools.partial(self._live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, body)
+        asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.forget, opened.session_id)
+        await state.again()
 
     async def _say_dialling(self, opened: OpenedOffer) -> None:
-        await asyncio.sleep(PATIENCE_SECONDS)
-        await self._live.tell(RouterId(opened.initiator), NoticeKind.DIALLING, opened.session_id)
+        while True:  # until there is an answer: a notice may be lost
+            await asyncio.sleep(PATIENCE_SECONDS)
+            await self._live.tell(RouterId(opened.initiator), NoticeKind.DIALLING, opened.session_id)

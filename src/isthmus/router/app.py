@@ -92,7 +92,8 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         tasks = Tasks("router")
         bridge = BridgeClient(membership.url, membership.identity, keys.identity)  # it learns its own offset
         stack.push_async_callback(bridge.close)
-        cloud = around(Cloud(BridgeSignalling(bridge), BridgeBlobstore(bridge)))
+        signalling = BridgeSignalling(bridge)
+        cloud = around(Cloud(signalling, BridgeBlobstore(bridge)))
         stack.push_async_callback(cloud.blobstore.close)
         stack.push_async_callback(cloud.signalling.close)
         core = Core(
@@ -112,10 +113,12 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         live = Live(core)
         opening = Opening(live)
         live.handle(opening, Answering(live))
+        directory.on_change(live.recheck)
         stack.push_async_callback(tasks.close)
         sync = Sync(
             bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics
         )
+        signalling.on_connected = sync.came_back
         tasks.spawn(sync.run(), name="keep in step with the Bridge")
         take = functools.partial(_take, live, sync)
         if isinstance(cloud.signalling, PromptSignalling):

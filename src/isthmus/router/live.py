@@ -20,7 +20,7 @@ from isthmus.contract.rest import SessionCount, SessionEnd
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.keys import SessionKeys
 from isthmus.envelope.prekeys import PrekeyPair
-from isthmus.errors import AssociationRefused, IsthmusError, ProviderTrouble
+from isthmus.errors import AssociationRefused, IsthmusError, ProviderTrouble, Untrusted
 from isthmus.kit.clock import Clock
 from isthmus.kit.names import AETitle
 from isthmus.kit.tasks import Tasks
@@ -277,14 +277,15 @@ class Live:
             bytes_in=session.bytes_in,
         )
         if session.device_asks and session.parties is not None and session.parties.far_site is not None:
-            self.core.tasks.spawn(self._report_end(session, outcome), name="report the end of a session")
+            end = SessionEnd(outcome=outcome.value, bytes_out=session.bytes_out, bytes_in=session.bytes_in)
+            self.core.tasks.spawn(self.report_end(session.session_id, end), name="report the end of a session")
 
-    async def _report_end(self, session: Session, outcome: Outcome) -> None:
-        end = SessionEnd(outcome=outcome.value, bytes_out=session.bytes_out, bytes_in=session.bytes_in)
+    async def report_end(self, session_id: bytes, end: SessionEnd) -> None:
+        """Tell the Bridge that a session is over; its lease tells it too, if it cannot be told now."""
         try:
-            await self.core.bridge.end_session(session.session_id, end)
+            await self.core.bridge.end_session(session_id, end)
         except IsthmusError as error:
-            _log.info("the Bridge was not told of an end", session=session.session_id.hex()[:8], reason=str(error))
+            _log.info("the Bridge was not told of an end", session=session_id.hex()[:8], reason=str(error))
 
     def gone(self, session: Session) -> None:
         """Nobody waits for this device's answer any more."""
@@ -338,6 +339,24 @@ class Live:
         """End every session with a Router that the network, or this site, no longer knows."""
         for session in list(self.sessions.values()):
             if session.parties is not None and session.parties.far_router == router_id:
+                session.let_go()
+
+    def recheck(self) -> None:
+        """End the sessions that the tables allow no more: a site removed, a grant withdrawn, a device disabled."""
+        directory = self.core.directory
+        for session in list(self.sessions.values()):
+            parties = session.parties
+            if parties is None or parties.far_site is None:
+                continue
+            try:
+                router_id = RouterId(parties.far_router)
+                directory.pinned_key(router_id)
+                if not session.device_asks:
+                    directory.admit(router_id, parties.calling, parties.called)
+            except (Untrusted, AssociationRefused) as error:
+                _log.warning(
+                    "association ended: it is allowed no more", session=session.session_id.hex()[:8], why=str(error)
+                )
                 session.let_go()
 
     async def drain(self, seconds: float) -> None:

@@ -85,7 +85,13 @@ class LiveOperations:
     async def status(self) -> dict[str, Any]:
         """Return who this Router is, where it listens, whether the Bridge answers, and what it relays."""
         status = self._administration.status()
-        bridge = {"url": status["bridge"], "connected": self._sync.connected, "trouble": self._sync.trouble}
+        bridge = {
+            "url": status["bridge"],
+            "connected": self._sync.connected,
+            "trouble": self._sync.trouble,
+            "refusal": self._sync.refusal,
+            "clock_offset": round(self._sync.offset, 1),
+        }
         return status | {
             "dicom": str(self._dicom),
             "dicom_tls": str(self._dicom_tls) if self._dicom_tls else None,

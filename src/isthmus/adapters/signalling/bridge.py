@@ -34,7 +34,11 @@ class BridgeSignalling:
     """The built-in signalling service, seen from one Router: it listens at its own Router ID and at nothing else."""
 
     def __init__(self, bridge: BridgeClient) -> None:
-        """Use the Bridge that `bridge` knows; the connection is made at first use, and made again when it is lost."""
+        """Use the Bridge that `bridge` knows; the connection is made at first use, and made again when it is lost.
+
+        `on_connected` is called each time: what the Bridge said in between was not heard.
+        """
+        self.on_connected: Callable[[], None] | None = None
         self.traits = SignallingTraits(max_notice_bytes=_MOST_NOTICE_BYTES, cheap_bulk=True, retention=0.0)
         self._bridge = bridge
         self._tasks = Tasks("bridge signalling")
@@ -141,6 +145,8 @@ class BridgeSignalling:
                 await asyncio.sleep(next(delays))
                 continue
             self._settled.set()
+            if self.on_connected is not None:
+                self.on_connected()
             delays = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
             try:
                 await self._lost.wait()
