@@ -55,7 +55,7 @@ async def call_device(
         live.gone(session)
         if not accepted:
             session.connection = None
-            if not answered.done():
+            if not answered.done() or answered.cancelled():  # giving up while waiting for it cancels it
                 connection.do(side.let_go(live.core.clock.monotonic()))
     if answer.raw is None:
         raise unreachable(device, "it closed the connection without an answer")

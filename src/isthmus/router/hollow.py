@@ -23,11 +23,15 @@ class HollowSession:
         self.link: Link | None = None
         self.on_heard: Callable[[], object] | None = None
         self._framer = Framer()
+        self._finished = False
 
     def on_data(self, payload: bytes) -> None:
         """Take stream bytes: only an A-RELEASE-RQ is right here."""
         self._heard()
         if self.link is None:
+            return
+        self.link.consumed(len(payload))
+        if self._finished:
             return
         try:
             frames = self._framer.feed(payload)
@@ -37,8 +41,7 @@ class HollowSession:
             self.link.write(RELEASE_RP, flush=True)
         else:
             self.link.signal(Ending(EndKind.LET_GO, 2, _INVALID_PARAMETER, 0).encode())
-        self.link.consumed(len(payload))
-        self.link.finish()
+        self._finish()
 
     def on_final(self) -> None:
         """The caller's side has written its last."""
@@ -60,7 +63,8 @@ class HollowSession:
 
     def _finish(self) -> None:
         self._heard()
-        if self.link is not None:
+        if self.link is not None and not self._finished:
+            self._finished = True
             self.link.finish()
 
     def _heard(self) -> None:

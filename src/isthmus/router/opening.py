@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from isthmus.contract.notices import SESSION_ID_BYTES, NoticeKind, unpack_fields
-from isthmus.contract.rest import SessionRequest
+from isthmus.contract.rest import SessionEnd, SessionRequest
 from isthmus.dicom.associate import AssociateAccept, AssociateRequest
 from isthmus.dicom.framing import PduType
 from isthmus.dicom.pdus import Abort, Reject
@@ -32,6 +32,7 @@ HEARD_SECONDS: Final = 4.0
 ANSWER_SECONDS: Final = 60.0
 """The most that a far device may take to answer, whatever its site configured; callers rarely wait longer than 30."""
 ASK_AGAIN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
+WITHDRAW_AGAIN_SECONDS: Final = (0.25, 0.5, 0.0)
 
 
 class Opening:
@@ -123,6 +124,7 @@ class Opening:
         assert connection is not None
         now = core.clock.monotonic()
         if answer.decision is Decision.REJECTED:
+            self._report(session_id, "refused there")
             self._pass_refusal_on(session, answer.answer)
             return
         accept = AssociateAccept.parse(answer.answer)
@@ -176,9 +178,10 @@ class Opening:
         waiting = Waiting(asyncio.get_running_loop().create_future())
         live.waiting[session_id] = waiting
         asking = core.tasks.spawn(self._ask(ask, waiting, target), name="offer a session")
+        started = asyncio.get_running_loop().time()
         try:
             while True:
-                body = await self._wait(waiting, target)
+                body = await self._wait(waiting, target, started)
                 try:
                     accept, signature, answer_box = unpack_fields(body, 3)
                     answer = draft.open_accept(accept, signature, answer_box, target.public_key)
@@ -188,18 +191,28 @@ class Opening:
                     continue
                 return answer
         except BaseException:
-            core.tasks.spawn(live.tell(target.router_id, NoticeKind.GONE, session_id), name="withdraw an offer")
+            core.tasks.spawn(self._withdraw(session_id, target), name="withdraw an offer")
             raise
         finally:
             del live.waiting[session_id]
             asking.cancel()
 
+    async def _withdraw(self, session_id: bytes, target: RemoteDevice) -> None:
+        """Tell the far Router to let its device go, more than once since a notice may be lost; then the Bridge."""
+        for delay in WITHDRAW_AGAIN_SECONDS:
+            await self._live.tell(target.router_id, NoticeKind.GONE, session_id)
+            await asyncio.sleep(delay)
+        self._report(session_id, "not answered")
+
+    def _report(self, session_id: bytes, outcome: str) -> None:
+        """Tell the Bridge that an offered session will not be."""
+        end = SessionEnd(outcome=outcome, bytes_out=0, bytes_in=0)
+        self._live.core.tasks.spawn(self._live.report_end(session_id, end), name="report that a session is not to be")
+
     @staticmethod
-    async def _wait(waiting: Waiting, target: RemoteDevice) -> bytes:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+    async def _wait(waiting: Waiting, target: RemoteDevice, started: float) -> bytes:
         with suppress(TimeoutError):
-            async with asyncio.timeout(HEARD_SECONDS):
+            async with asyncio.timeout_at(started + HEARD_SECONDS):
                 return await asyncio.shield(waiting.answer)
         if waiting.dialling.is_set():
             with suppress(TimeoutError):

@@ -158,7 +158,7 @@ class Listening:
             await self.script(wire)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
-        except AssertionError as error:
+        except (AssertionError, TimeoutError) as error:
             self.failures.append(error)
         finally:
             self.open -= 1

@@ -144,7 +144,7 @@ class Network:
         await self.sites["north"].control("device_add", address=f"{caller}@127.0.0.1")
         await self.grant("south", "PACS", "north", services)
 
-    async def quiet(self, seconds: float = 15.0) -> None:
+    async def quiet(self, seconds: float = 8.0) -> None:
         """Wait until nothing is left of any association, at any Router and at the Bridge; say what is, if it stays."""
         await until(lambda: not self.left(), seconds, what=lambda: "; ".join(self.left()))
 
@@ -160,7 +160,7 @@ class Network:
                 "sessions": len(live.sessions),
                 "streams": len(live.links),
                 "offers": len(live.waiting),
-                "answers": len(answering._answering),  # noqa: SLF001 - looks inside
+                "answers": sum(row.task is not None and not row.task.done() for row in answering._answering.values()),  # noqa: SLF001 - looks inside
                 "bytes of the pool": live.core.pool.used,
                 "associations being set up": live.setting_up,
             }
@@ -277,7 +277,7 @@ def _left_over(before: set[asyncio.Task[Any]]) -> list[str]:
 async def until(
     condition: Callable[[], Any], seconds: float = 15.0, *, what: Callable[[], str] = lambda: "it never held"
 ) -> None:
-    """Wait until `condition` holds, asking every few milliseconds. Raises AssertionError with `what` if it never does."""
+    """Wait until `condition` holds, asking every few milliseconds. Raises AssertionError with `what` if it stays."""
     try:
         async with asyncio.timeout(seconds):
             while True:

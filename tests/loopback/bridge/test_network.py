@@ -254,9 +254,20 @@ async def test_a_session_id_is_used_once(bridge: BridgeUnderTest) -> None:
     one, other = await bridge.pair()
     request, _ = one.request(other)
     await one.client.open_session(request)
-    await refused(one.client.open_session(request), 409)
+    another, _ = one.request(other)
+    await refused(one.client.open_session(request.model_copy(update={"request": another.request})), 409)
     await one.client.end_session(request.session_id, SessionEnd(outcome="released", bytes_out=0, bytes_in=0))
     await refused(one.client.open_session(request), 409)
+
+
+async def test_an_offer_that_is_asked_again_is_sent_again_and_is_still_one_session(bridge: BridgeUnderTest) -> None:
+    one, other = await bridge.pair()
+    request, _ = one.request(other)
+    await one.client.open_session(request)
+    first = await other.next(NoticeKind.OFFER)
+    await one.client.open_session(request)
+    assert await other.next(NoticeKind.OFFER) == first
+    assert len(bridge.parts.sessions.live) == 1
 
 
 async def test_the_audit_keeps_who_when_and_how_much(bridge: BridgeUnderTest) -> None:

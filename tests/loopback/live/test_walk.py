@@ -1,5 +1,6 @@
 """The thinnest path: a device of one site reaches a device of another."""
 
+import asyncio
 from pathlib import Path
 
 from pynetdicom import AE, evt
@@ -9,15 +10,16 @@ from isthmus.testing.network import Network
 
 
 async def test_an_echo_crosses_the_relay(tmp_path: Path) -> None:
-    import asyncio
-
     archive = AE(ae_title="PACS")
     archive.add_supported_context(Verification)
     archive.add_supported_context(CTImageStorage)
     got: list[str] = []
-    server = archive.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_ECHO, lambda e: got.append(e.assoc.requestor.ae_title) or 0)]
-    )
+
+    def echoed(event: evt.Event) -> int:
+        got.append(event.assoc.requestor.ae_title)
+        return 0
+
+    server = archive.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_ECHO, echoed)])
     port = server.server_address[1]
     async with Network.running(tmp_path) as network:
         north, south = network.sites["north"], network.sites["south"]
@@ -35,7 +37,8 @@ async def test_an_echo_crosses_the_relay(tmp_path: Path) -> None:
             return int(status.Status)
 
         assert await asyncio.to_thread(echo) == 0
-        print(await north.control("echo", title="PACS"))
-        print(await north.control("audit"))
+        legs = (await north.control("echo", title="PACS"))["legs"]
+        assert [leg["name"] for leg in legs][-2:] == ["C-ECHO", "release"]
+        assert any(row["called"] == "PACS" for row in await north.control("audit"))
     server.shutdown()
     assert got[0] == "WS"

@@ -4,6 +4,7 @@ A session is opened by one Router and offered to another; either keeps it alive 
 the Bridge a session comes back when both of its Routers name it.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,7 +30,10 @@ LIVE: Final = "live"
 
 @dataclass(slots=True)
 class Session:
-    """One live relayed association, as far as the Bridge knows it. Bytes are payload, as seen by the initiator."""
+    """One live relayed association, as far as the Bridge knows it. Bytes are payload, as seen by the initiator.
+
+    `offer` is the SHA-256 of what was offered, so that the same offer may come again and no other.
+    """
 
     session_id: bytes
     initiator: Account
@@ -38,6 +42,7 @@ class Session:
     called: str
     started: float
     lease_until: float
+    offer: bytes = b""
     bytes_out: int = 0
     bytes_in: int = 0
     ended: float | None = None
@@ -101,17 +106,20 @@ class Sessions:
     def open(self, caller: Account, request: SessionRequest) -> Session:
         """Record a session and offer it to the called site, or raise the Problem that says why not."""
         try:
+            known = request.session_id in self._sessions
             session = self._open(caller, request)
         except Problem as problem:
             self._tally(problem.title)
             raise
-        self._tally("offered")
+        self._tally("offered again" if known else "offered")
         return session
 
     def _open(self, caller: Account, request: SessionRequest) -> Session:
         if len(request.session_id) != SESSION_ID_BYTES:
             raise Problem(422, "Not a session id", detail=f"It has {SESSION_ID_BYTES} bytes.", field="session_id")
-        if request.session_id in self._sessions:
+        digest = hashlib.sha256(request.offer + request.signature + request.request).digest()
+        known = self._sessions.get(request.session_id)
+        if known is not None and not (known.initiator == caller and known.ended is None and known.offer == digest):
             raise Problem(409, "Session id used", detail="A session of this id exists or ended a moment ago.")
         target = self._accounts.of_router(request.to_router_id)
         if target is None or target == caller:
@@ -120,17 +128,21 @@ class Sessions:
         self._check_grant(caller, target, request)
         if not self._hub.is_online(target.router_id):
             raise Problem(503, "Site offline", detail=f"The Router of {target.site} is not connected to the Bridge.")
-        now = self._clock.now()
-        session = Session(
-            session_id=request.session_id,
-            initiator=caller,
-            responder=target,
-            calling=request.calling,
-            called=request.called,
-            started=now,
-            lease_until=now + LEASE_SECONDS,
-        )
-        self._begin(session)
+        if known is None:
+            now = self._clock.now()
+            session = Session(
+                session_id=request.session_id,
+                initiator=caller,
+                responder=target,
+                calling=request.calling,
+                called=request.called,
+                started=now,
+                lease_until=now + LEASE_SECONDS,
+                offer=digest,
+            )
+            self._begin(session)
+        else:
+            session = known  # asked again, since a notice may be lost: the offer goes out again, and nothing else
         body = pack_fields((request.offer, request.signature, request.request, caller.mailbox))
         self._hub.tell(target.router_id, NoticeKind.OFFER, session.session_id, body)
         return session
