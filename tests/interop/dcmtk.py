@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from isthmus.testing.network import until
@@ -185,8 +186,7 @@ def data_set_bytes(file: Path | str) -> bytes:
     """Return the data set of a DICOM file as it is on disk, without preamble and file meta information."""
     raw = Path(file).read_bytes()
     assert raw[128:132] == b"DICM"
-    meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
-    length = int(meta.FileMetaInformationGroupLength)
+    length = int(read_file_meta_info(file).FileMetaInformationGroupLength)
     return raw[132 + 12 + length :]
 
 

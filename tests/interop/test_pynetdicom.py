@@ -189,7 +189,7 @@ async def test_a_user_identity_and_its_answer_pass_and_are_never_logged(network:
 
     item = UserIdentityNegotiation()
     passcode = b"CANARY-PASSCODE" if kind == 2 else b""
-    item.user_identity_type, item.primary_field, item.secondary_field = kind, b"CANARY-USER", passcode or None
+    item.user_identity_type, item.primary_field, item.secondary_field = kind, b"CANARY-USER", passcode
     item.positive_response_requested = True
     async with accepting([Verification], [(evt.EVT_USER_ID, who_is_it)]) as port:
         title, who = await publish(network, new_title("PACS"), port), await caller(network)
