@@ -27,12 +27,12 @@ class StreamOptions:
         blob_lanes: how many blobs are under way at once.
     """
 
-    segment_bytes: int = 256 * 1024
+    segment_bytes: int = 15 * 16 * 1024
     inline_bytes: int = 96 * 1024
     window_least: int = 4 * MIB
     window_most: int = 32 * MIB
     idle_tick: float = 0.002
-    ack_delay: float = 0.010
+    ack_delay: float = 0.05
     resend_floor: float = 0.250
     resend_most: float = 2.0
     gap_grace: float = 0.5

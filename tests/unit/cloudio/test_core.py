@@ -465,8 +465,8 @@ class TestStatuses:
         sealer, _ = far_sealers()
         for _ in range(5):
             core.receive(sealed(sealer, SegmentType.DATA, bytes(1000)), 0.0)
-        assert take(core, 0.009) == []
-        (status,) = take(core, 0.011)
+        assert take(core, 0.049) == []
+        (status,) = take(core, 0.051)
         assert status_of(status, KEYS).next_expected == 5
 
     def test_half_a_window_is_acknowledged_at_once(self) -> None:
