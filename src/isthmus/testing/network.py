@@ -93,9 +93,13 @@ class Site(Running):
 
 @dataclass(frozen=True, slots=True)
 class NetworkOptions:
-    """What a test may want otherwise. `around` is put between a site's Router, by name, and its providers."""
+    """What a test may want otherwise. `around` is put between a site's Router, by name, and its providers.
+
+    `dicom_tls`: each Router also listens for DICOM TLS; the test puts its files into FOLDER/SITE/tls beforehand.
+    """
 
     tls: bool = False
+    dicom_tls: bool = False
     limits: RouterLimits = field(default_factory=RouterLimits)
     stream: StreamOptions = field(default_factory=StreamOptions)
     around: Callable[[str, Cloud], Cloud] | None = None
@@ -213,7 +217,12 @@ class Network:
         """Run a Router that has joined, or run it again."""
         options, found = self.options, list[Live]()
         config = RouterConfig(
-            data=self._folder / name, dicom=dicom, console=_LOOPBACK, limits=options.limits, stream=options.stream
+            data=self._folder / name,
+            dicom=dicom,
+            dicom_tls=_LOOPBACK if options.dicom_tls else None,
+            console=_LOOPBACK,
+            limits=options.limits,
+            stream=options.stream,
         )
         around = options.around
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
