@@ -559,10 +559,10 @@ def test_an_observer_may_close_in_the_middle() -> None:
 @pytest.mark.parametrize(
     ("cheap", "notice_most", "blob_most", "credit", "expected"),
     [
-        (True, MIB, 64 * MIB, 4 * MIB, Carriage(MIB, 256 * 1024)),
+        (True, MIB, 64 * MIB, 4 * MIB, Carriage(MIB, 240 * 1024)),
         (True, 100_000, 64 * MIB, 4 * MIB, Carriage(100_000, 100_000 - PREFIX_BYTES - 64)),
-        (False, MIB, 64 * MIB, 4 * MIB, Carriage(96 * 1024, 256 * 1024)),
-        (False, 20_000, 64 * MIB, 4 * MIB, Carriage(20_000, 256 * 1024)),
+        (False, MIB, 64 * MIB, 4 * MIB, Carriage(96 * 1024, 240 * 1024)),
+        (False, 20_000, 64 * MIB, 4 * MIB, Carriage(20_000, 240 * 1024)),
         (False, 20_000, 50_000, 4 * MIB, Carriage(20_000, 50_000 - 64)),
         (True, MIB, 64 * MIB, 1000, Carriage(MIB, 500)),
     ],
