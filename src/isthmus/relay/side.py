@@ -203,7 +203,10 @@ class Side:
 
     def device_lost(self, now: float) -> list[SideCommand]:
         """Take the end of the device's TCP connection."""
-        return self._events(self.upper.connection_lost(now), now)
+        commands = self._events(self.upper.connection_lost(now), now)
+        if self._established:  # whatever state the machine was in: the far side hears of it
+            commands += self._device_ended(EndKind.LOST, 2, 0)
+        return commands
 
     def tick(self, now: float) -> list[SideCommand]:
         """Take the time; call at `deadline`."""
@@ -323,8 +326,17 @@ class Side:
                 raise LocalMisuse(f"unexpected event {event!r}")
 
     def _check(self, dimse: Iterable[DimseCommand]) -> list[SideCommand]:
-        wanted = [self.policy.check(command.parse()) for command in dimse]
-        return [way for way in wanted if way is not None]
+        ways: list[SideCommand] = []
+        for command in dimse:
+            try:
+                way = self.policy.check(command.parse())
+            except RemoteMisuse as error:
+                if self.policy.forbid_store:  # it cannot be told from a C-STORE-RQ
+                    raise AssociationAborted(str(error), source=error.source, reason=error.reason) from error
+                continue  # the called device judges it, as it would on one LAN
+            if way is not None:
+                ways.append(way)
+        return ways
 
     def _pdu_from_far(self, pdu: Pdu, now: float) -> None:
         if pdu.type is PduType.RELEASE_RQ and self.upper.allows(ReleaseResponse):

@@ -15,7 +15,7 @@ from isthmus.association.machine import UpperLayer
 from isthmus.association.states import Role
 from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
-from isthmus.relay.side import Side
+from isthmus.relay.side import Side, SideCommand
 from isthmus.router.config import RouterLimits
 from isthmus.router.connection import DeviceConnection
 from isthmus.router.live import Live
@@ -27,10 +27,10 @@ _BACKLOG: Final = 512
 
 
 class HalfOpen:
-    """The connections that have not sent their A-ASSOCIATE-RQ yet, oldest first.
+    """The connections without an association, oldest first: nothing was asked yet, or it was refused or is over.
 
-    A device sends it within milliseconds. Of too many the oldest gives way to the newest, so that a flood of silent
-    connections keeps nobody out.
+    A device asks within milliseconds, and closes as quickly. Of too many the oldest gives way to the newest, so that
+    a flood of idle connections keeps nobody out.
     """
 
     def __init__(self, limits: RouterLimits) -> None:
@@ -73,28 +73,40 @@ class LanConnection(DeviceConnection):
         session.over_tls = tls
         self._session = session
         self._half_open = half_open
+        self._lingers = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the gate's clock; the oldest of too many silent connections gives way."""
         peer = transport.get_extra_info("peername")
         self._session.address = str(peer[0]) if peer else ""
-        gives_way = self._half_open.add(self, self._session.address)
         super().connection_made(transport)
-        if gives_way is not None:
-            _log.warning("too many silent connections: the oldest is dropped", address=gives_way.address)
-            self._half_open.discard(gives_way)
-            gives_way.drop()
+        self._crowd()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Feed what was read; a connection that has asked is no longer half open."""
         super().buffer_updated(nbytes)
-        if self.side.asked:
+        if self.side.asked and not self._lingers:
             self._half_open.discard(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self._lingers = True
         self._half_open.discard(self)
         super().connection_lost(exc)
+
+    def do(self, commands: list[SideCommand]) -> None:
+        """Perform what the Side asked; whoever was refused, or is done, has until ARTIM ends, if there is room."""
+        super().do(commands)
+        if self.side.over and self.side.asked and not self._lingers:
+            self._lingers = True
+            self._crowd()
+
+    def _crowd(self) -> None:
+        gives_way = self._half_open.add(self, self._session.address)
+        if gives_way is not None:
+            _log.warning("too many idle connections: the oldest is dropped", address=gives_way.address)
+            self._half_open.discard(gives_way)
+            gives_way.drop()
 
     @property
     def address(self) -> str:

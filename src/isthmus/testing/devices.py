@@ -15,6 +15,7 @@ from isthmus.dicom.associate import AssociateRequest
 from isthmus.dicom.command import CommandField
 from isthmus.dicom.framing import Data, Framer, PduType
 from isthmus.dicom.pdus import RELEASE_RP, RELEASE_RQ
+from isthmus.errors import RemoteMisuse
 from isthmus.kit.tasks import Tasks
 from isthmus.testing.dicom import associate_ac, associate_rq, echo_rsp, store_rsp
 
@@ -213,7 +214,10 @@ class Archive:
         self.requests.append(parsed)
         wire.accept = associate_ac(request, [id_ for id_ in self.refuse if id_ in {c.id for c in parsed.contexts}])
         await wire.send(wire.accept)
-        self.endings.append(await self._serve(wire))
+        try:
+            self.endings.append(await self._serve(wire))
+        except RemoteMisuse:  # a device is not ours to test: it gives up
+            self.endings.append("gave up")
 
     async def _serve(self, wire: Wire) -> str:
         framer = Framer()
@@ -232,7 +236,8 @@ class Archive:
                 for command in frame.commands:
                     fields = command.parse()
                     self.commands.append(int(fields.command_field or 0))
-                    assert fields.message_id is not None
+                    if fields.message_id is None:
+                        continue
                     if fields.command_field is CommandField.C_ECHO_RQ:
                         await wire.send(echo_rsp(command.context_id, fields.message_id))
                     elif fields.command_field is CommandField.C_STORE_RQ:
