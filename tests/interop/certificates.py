@@ -1,6 +1,6 @@
 """Certificates for DICOM TLS: one authority, and whoever it vouches for."""
 
-import datetime
+import datetime as dt
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-_DAY = datetime.timedelta(days=1)
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Authority:
         return made
 
     def _build(self, subject: x509.Name, public: rsa.RSAPublicKey, *, authority: bool) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)  # noqa: TID251 - a certificate is for the machine's own clock
+        now = dt.datetime.now(dt.UTC)  # noqa: TID251 - a certificate is for the machine's own clock
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)

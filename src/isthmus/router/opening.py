@@ -288,7 +288,7 @@ class Opening:
 
 
 def _demand_tls(caller: LocalDevice, *, over_tls: bool) -> None:
-    """Raise AssociationRefused (1/1/3) if the device calls in plain TCP and is registered as one that calls with TLS."""
+    """Raise AssociationRefused (1/1/3) if the device came in plain TCP and is registered as one that uses TLS."""
     tls = caller.options.tls
     if tls is not None and tls.from_device and not over_tls:
         raise AssociationRefused(
