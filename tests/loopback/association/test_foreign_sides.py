@@ -224,7 +224,7 @@ async def test_echoscu_reads_our_abort() -> None:
 
 
 async def test_echoscu_takes_contexts_that_we_refused_in_an_answer() -> None:
-    """The shape of dicom-rules: the same id, user rejection, the first transfer syntax."""
+    """The shape that docs/conformance.md states: the same id, user rejection, the first transfer syntax."""
 
     async def serve(line: Line) -> None:
         async for event in line.events():

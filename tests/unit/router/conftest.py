@@ -13,12 +13,13 @@ from isthmus.contract.rest import Network, SiteEntry
 from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.prekeys import PrekeyPair
-from isthmus.kit.names import SiteName
+from isthmus.kit.names import AETitle, SiteName
 from isthmus.router.addresses import HostNames
 from isthmus.router.administration import Administration
 from isthmus.router.audit import Audit
 from isthmus.router.directory import Directory
 from isthmus.router.keys import Keys, Membership
+from isthmus.router.records import LocalDevice
 from isthmus.router.store import Store
 from isthmus.testing.clock import FakeClock
 
@@ -160,3 +161,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 @pytest.fixture
 def north(home: Home) -> OtherSite:
     return home.other("north")
+
+
+@pytest.fixture
+def ct(home: Home) -> LocalDevice:
+    """Return a scanner of ours that only calls."""
+    home.administration.device_add("CT1@192.0.2.10")
+    return home.directory.caller(AETitle("CT1"), "192.0.2.10")
+
+
+@pytest.fixture
+def pacs(home: Home, north: OtherSite) -> None:
+    """Our archive, granted to north, which is accepted."""
+    home.administration.device_add("PACS@192.0.2.20:104", title="HOME_PACS")
+    home.shows(north.entry())
+    home.accept(north)
+    home.administration.grant_add("PACS", site="north", services=["store"])
