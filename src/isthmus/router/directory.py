@@ -64,10 +64,12 @@ class Directory(Tables):
             )
         return device
 
-    def identify(self, calling: AETitle, address: str, called: AETitle) -> LocalDevice:
-        """Do as `caller`, and list whoever is refused among the unknown callers."""
+    def identify(self, calling: AETitle, address: str, called: AETitle, *, over_tls: bool) -> LocalDevice:
+        """Do as `caller`, insist on TLS where the table does, and list whoever is refused among the unknown callers."""
         try:
-            return self.caller(calling, address)
+            device = self.caller(calling, address)
+            _demand_tls(device, over_tls=over_tls)
+            return device
         except AssociationRefused:
             self.unknown_callers.note(calling, address, called, self._clock.now())
             raise
@@ -336,6 +338,17 @@ class Directory(Tables):
 def _typed(text: str) -> str:
     """Return what a device or another site sent as it may be pasted into a shell."""
     return shlex.quote(printable(text))
+
+
+def _demand_tls(device: LocalDevice, *, over_tls: bool) -> None:
+    tls = device.options.tls
+    if tls is not None and tls.from_device and not over_tls:
+        raise _refused(
+            f"{device.title} called without TLS, and must not",
+            _CALLING_UNKNOWN,
+            "it must call the port of isthmus router run --dicom-tls; if it need not: "
+            f"isthmus device set {_typed(device.title)} --plain",
+        )
 
 
 def _reachable(device: LocalDevice) -> LocalDevice:

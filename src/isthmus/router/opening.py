@@ -1,7 +1,7 @@
 """Setting a session up for a local caller: route it, offer it to the far Router, bring its device's answer back.
 
-A refusal of ours is an A-ASSOCIATE-RJ of `dicom-rules` (docs/conformance.md), with one line in the log that names
-what lacks and the command that would mend it.
+A refusal of ours is an A-ASSOCIATE-RJ as docs/conformance.md lists them, with one line in the log that names what
+lacks and the command that would mend it.
 """
 
 import asyncio
@@ -79,8 +79,7 @@ class Opening:
 
     async def _route(self, session: Session, request: AssociateRequest) -> None:
         live, core = self._live, self._live.core
-        caller = core.directory.identify(request.calling, session.address, request.called)
-        _demand_tls(caller, over_tls=session.over_tls)
+        caller = core.directory.identify(request.calling, session.address, request.called, over_tls=session.over_tls)
         live.demand_room(session)
         target, parent = self._resolve(caller, request.called)
         if isinstance(target, LocalDevice):
@@ -285,19 +284,6 @@ class Opening:
             accept = accept.with_titles(called=request.called)
         other_connection.side.establish()
         connection.do(connection.side.accept(accept.raw, core.clock.monotonic()))
-
-
-def _demand_tls(caller: LocalDevice, *, over_tls: bool) -> None:
-    """Raise AssociationRefused (1/1/3) if the device came in plain TCP and is registered as one that uses TLS."""
-    tls = caller.options.tls
-    if tls is not None and tls.from_device and not over_tls:
-        raise AssociationRefused(
-            f"{caller.title} called without TLS, and must not",
-            result=1,
-            source=1,
-            reason=3,
-            hint=f"the device table demands it; if it need not: isthmus device set {caller.title} --plain",
-        )
 
 
 def _refusal_of(error: IsthmusError, target: RemoteDevice) -> AssociationRefused:

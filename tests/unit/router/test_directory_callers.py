@@ -8,7 +8,7 @@ import pytest
 from tests.unit.router.refusals import PERMANENT_CALLING, answer, title
 
 from isthmus.errors import AssociationRefused
-from isthmus.router.records import LocalDevice
+from isthmus.router.records import DeviceTls, LocalDevice
 
 
 def test_a_registered_device_at_its_address_is_known(home: Any, ct: LocalDevice) -> None:
@@ -18,14 +18,14 @@ def test_a_registered_device_at_its_address_is_known(home: Any, ct: LocalDevice)
 
 def test_an_unknown_title_is_refused_and_the_hint_adds_it(home: Any) -> None:
     with pytest.raises(AssociationRefused) as refused:
-        home.directory.identify(title("CT9"), "192.0.2.99", title("PACS"))
+        home.directory.identify(title("CT9"), "192.0.2.99", title("PACS"), over_tls=False)
     assert answer(refused) == PERMANENT_CALLING
     assert "isthmus device add CT9@192.0.2.99" in refused.value.hint
 
 
 def test_a_known_title_from_another_address_is_refused_and_the_hint_allows_it(home: Any, ct: LocalDevice) -> None:
     with pytest.raises(AssociationRefused) as refused:
-        home.directory.identify(title("CT1"), "192.0.2.11", title("PACS"))
+        home.directory.identify(title("CT1"), "192.0.2.11", title("PACS"), over_tls=False)
     assert answer(refused) == PERMANENT_CALLING
     assert "isthmus device set CT1 --from-address 192.0.2.11" in refused.value.hint
 
@@ -51,6 +51,21 @@ def test_a_device_on_the_same_machine_may_be_registered_as_localhost(home: Any) 
     home.administration.device_add("HERE@localhost:104")
     assert home.directory.caller(title("HERE"), "127.0.0.1").title == "HERE"
     assert home.directory.caller(title("HERE"), "::1").title == "HERE"
+
+
+def test_a_device_that_must_use_tls_is_refused_and_listed_when_it_calls_without(home: Any) -> None:
+    home.administration.device_add("CT2@192.0.2.12", tls=DeviceTls(to_device=False, from_device=True))
+    with pytest.raises(AssociationRefused) as refused:
+        home.directory.identify(title("CT2"), "192.0.2.12", title("PACS"), over_tls=False)
+    assert answer(refused) == PERMANENT_CALLING
+    assert "isthmus device set CT2 --plain" in refused.value.hint
+    assert [row["title"] for row in home.administration.unknown_callers()] == ["CT2"]
+    assert home.directory.identify(title("CT2"), "192.0.2.12", title("PACS"), over_tls=True).title == "CT2"
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_device_that_need_not_use_tls_may(home: Any, ct: LocalDevice, over_tls: bool) -> None:
+    assert home.directory.identify(title("CT1"), "192.0.2.10", title("PACS"), over_tls=over_tls) == ct
 
 
 def test_a_disabled_device_is_refused_and_the_hint_enables_it(home: Any, ct: LocalDevice) -> None:
@@ -81,7 +96,7 @@ def test_a_hint_may_be_pasted_into_a_shell_whatever_a_device_calls_itself(home: 
 def test_unknown_callers_are_counted_and_survive_a_restart(home: Any) -> None:
     for _ in range(3):
         with pytest.raises(AssociationRefused):
-            home.directory.identify(title("CT9"), "192.0.2.99", title("PACS"))
+            home.directory.identify(title("CT9"), "192.0.2.99", title("PACS"), over_tls=False)
         home.clock.advance(1)
     home.directory.unknown_callers.flush()
     for directory in (home.directory, home.restarted()):
