@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from isthmus.errors import OperatorError
+from isthmus.errors import AssociationRefused, OperatorError
 from isthmus.kit.names import AETitle, HostPort
 from isthmus.router.administration import Administration
+from isthmus.router.directory import Directory
 from isthmus.router.echo import Echo, EchoResult
 from isthmus.router.live import Live
 from isthmus.router.records import LocalDevice
@@ -73,7 +74,9 @@ class LiveOperations:
 
     async def echo(self, title: str, calling: str | None = None) -> dict[str, Any]:
         """C-ECHO a device through the relay as one of our own devices, and say what took how long."""
-        result = await self._echo.through_the_relay(AETitle.parse(title), self._caller(calling))
+        called = AETitle.parse(title)
+        caller = choose_caller(self._directory, called) if calling is None else self._find(calling)
+        result = await self._echo.through_the_relay(called, caller)
         return _as_json(result)
 
     async def device_test(self, device: str, calling: str | None = None) -> dict[str, Any]:
@@ -105,20 +108,41 @@ class LiveOperations:
         self._live.paused = paused
         return {"paused": self._live.paused, "sessions": len(self._live.sessions)}
 
-    def _caller(self, device: str | None) -> LocalDevice:
-        if device is not None:
-            return self._find(device)
-        devices = [found for found in self._directory.devices if not found.disabled]
-        if not devices:
-            raise OperatorError("this site has no device to call as", hint="isthmus device add AET@HOST")
-        return devices[0]
-
     def _find(self, device: str) -> LocalDevice:
         title = self._directory.fold(device)
         for found in self._directory.devices:
             if title in {self._directory.fold(found.title), self._directory.fold(found.network_title)}:
                 return found
         raise OperatorError(f"this site has no device {device}", hint="isthmus device list")
+
+
+def choose_caller(directory: Directory, called: AETitle) -> LocalDevice:
+    """Return the first device of this site that reaches `called`, other than the called one itself.
+
+    Raises OperatorError if there is none, with what the one that comes nearest would hear.
+    """
+    nearest: tuple[LocalDevice, AssociationRefused] | None = None
+    for device in directory.devices:
+        if device.disabled or directory.fold(called) in {
+            directory.fold(device.title),
+            directory.fold(device.network_title),
+        }:
+            continue
+        try:
+            directory.resolve(device, called)
+        except AssociationRefused as refused:
+            if nearest is None or refused.result > nearest[1].result:  # for now rather than for good
+                nearest = device, refused
+            continue
+        return device
+    if nearest is None:
+        raise OperatorError(f"this site has no device to call {called} as", hint="isthmus device add AET@HOST")
+    device, why = nearest
+    raise OperatorError(
+        f"no device of this site reaches {called}; {device.title} would be refused"
+        f" ({why.result}/{why.source}/{why.reason}): {why}",
+        hint=why.hint,
+    ) from why
 
 
 def _as_json(result: EchoResult) -> dict[str, Any]:
