@@ -103,7 +103,11 @@ async def calling(port: int, *, source: str = "127.0.0.1", receive_buffer: int |
     sock.bind((source, 0))
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    except BaseException:
+        sock.close()
+        raise
     wire = Wire(*await asyncio.open_connection(sock=sock))
     try:
         yield wire
