@@ -7,13 +7,14 @@ with the A-ASSOCIATE-RJ that the caller's device is to hear.
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack_fields, unpack_fields
-from isthmus.dicom.associate import AssociateRequest, build_all_refused_accept
+from isthmus.dicom.associate import AssociateAccept, AssociateRequest, build_all_refused_accept
 from isthmus.dicom.services import Service, allowed_contexts
 from isthmus.envelope.identity import RouterId
 from isthmus.envelope.offers import Decision, OpenedOffer, open_offer, peek_offer
@@ -147,12 +148,11 @@ class Answering:
         if accept_view is None:
             await self._reply_refusal(opened, raw, state)
             return
-        if decision.refused:
-            syntaxes = {context.id: context.transfer_syntaxes[0] for context in request.contexts}
-            accept_view = accept_view.with_refused_contexts([(id_, syntaxes[id_]) for id_ in sorted(decision.refused)])
-        if (wire.called, wire.calling) != (request.called, request.calling):
-            accept_view = accept_view.with_titles(called=request.called, calling=request.calling)
-        self._accept(opened, accept_view.raw, session, state)
+        try:
+            self._accept(opened, _restored(accept_view, request, wire, decision.refused).raw, session, state)
+        except BaseException:
+            session.let_go()
+            raise
 
     def _accept(self, opened: OpenedOffer, raw: bytes, session: Session | HollowSession, state: _Answering) -> None:
         live, core = self._live, self._live.core
@@ -196,3 +196,15 @@ class Answering:
         while True:  # until there is an answer: a notice may be lost
             await asyncio.sleep(PATIENCE_SECONDS)
             await self._live.tell(RouterId(opened.initiator), NoticeKind.DIALLING, opened.session_id)
+
+
+def _restored(
+    accept: AssociateAccept, request: AssociateRequest, wire: AssociateRequest, refused: AbstractSet[int]
+) -> AssociateAccept:
+    """Return the device's answer to `wire` as the answer to `request`: refused contexts and titles put back."""
+    if refused:
+        syntaxes = {context.id: context.transfer_syntaxes[0] for context in request.contexts}
+        accept = accept.with_refused_contexts([(id_, syntaxes[id_]) for id_ in sorted(refused)])
+    if (wire.called, wire.calling) != (request.called, request.calling):
+        accept = accept.with_titles(called=request.called, calling=request.calling)
+    return accept

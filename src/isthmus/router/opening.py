@@ -76,6 +76,8 @@ class Opening:
             connection.do(connection.side.reject(2, 3, 1, core.clock.monotonic()))
         finally:
             self._live.gone(session)
+            if session.link is None:  # whatever went wrong here, the device is not left waiting for an answer
+                connection.do(connection.side.reject(2, 3, 1, core.clock.monotonic()))
 
     async def _route(self, session: Session, request: AssociateRequest) -> None:
         live, core = self._live, self._live.core
