@@ -40,6 +40,7 @@ async def publish(
     title: str,
     port: int,
     services: Sequence[str] = ("any",),
+    /,
     *,
     owner: str = "south",
     to: str = "north",
