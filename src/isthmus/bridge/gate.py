@@ -22,18 +22,22 @@ from isthmus.kit.clock import Clock
 
 MAX_JSON_BYTES: Final = 1024 * 1024
 MAX_BLOB_BYTES: Final = 8 * 1024 * 1024
+MAX_PROBE_BYTES: Final = 8 * 1024 * 1024
 SIGNALLING_PATH: Final = f"{API}/signalling"
 OPEN: Final = frozenset(
     {
         ("GET", f"{API}/identity"),
         ("GET", f"{API}/health"),
         ("GET", f"{API}/metrics"),  # asks for the operator's token itself
+        ("GET", f"{API}/probe"),  # bounds itself
+        ("POST", f"{API}/probe"),
         ("POST", f"{API}/enrolments"),  # is signed with a key that is in its body
     }
 )
 _EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
 _CONTENT_DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _BLOBS: Final = f"{API}/blobs/"
+_PROBE: Final = f"{API}/probe"
 
 
 class SeenNonces:
@@ -127,11 +131,12 @@ class Gate:
         headers = _Headers(scope)
         method, path = scope["method"], scope["path"]
         is_blob = method == "PUT" and path.startswith(_BLOBS)
-        limit = MAX_BLOB_BYTES if is_blob else MAX_JSON_BYTES
+        is_probe = method == "POST" and path == _PROBE
+        limit = MAX_BLOB_BYTES if is_blob else MAX_PROBE_BYTES if is_probe else MAX_JSON_BYTES
         if headers.content_length() > limit:
             raise _too_large(limit)
         if (method, path) in OPEN or (method == "HEAD" and ("GET", path) in OPEN):
-            return _whole(await _read(receive, limit))
+            return _Bounded(receive, limit) if is_probe else _whole(await _read(receive, limit))
         has_body = headers.content_length() > 0 or bool(headers.get("transfer-encoding"))
         digest = headers.content_digest() if has_body else _EMPTY_DIGEST
         scope.setdefault("state", {})["caller"] = self._guard.admit(
@@ -161,24 +166,34 @@ class _Headers:
         return base64.b64decode(match[1])
 
 
-class _Checked:
-    """Receives a body and refuses it at its end if it is not the one that was signed."""
+class _Bounded:
+    """Receives a body part by part, up to a limit."""
 
-    def __init__(self, receive: Receive, digest: bytes, limit: int) -> None:
+    def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
-        self._digest = digest
-        self._hash = hashlib.sha256()
-        self._left = limit
+        self._limit = self._left = limit
 
     async def __call__(self) -> Message:
         message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise _too_large(self._limit)
+        return message
+
+
+class _Checked(_Bounded):
+    """Refuses a body at its end, too, if it is not the one that was signed."""
+
+    def __init__(self, receive: Receive, digest: bytes, limit: int) -> None:
+        super().__init__(receive, limit)
+        self._digest = digest
+        self._hash = hashlib.sha256()
+
+    async def __call__(self) -> Message:
+        message = await super().__call__()
         if message["type"] != "http.request":
             return message
-        body: bytes = message.get("body", b"")
-        self._left -= len(body)
-        if self._left < 0:
-            raise _too_large(MAX_BLOB_BYTES)
-        self._hash.update(body)
+        self._hash.update(message.get("body", b""))
         if not message.get("more_body", False) and not hmac.compare_digest(self._hash.digest(), self._digest):
             raise Problem(401, "Not what was signed", detail="The body is not the one that Content-Digest names.")
         return message

@@ -15,6 +15,7 @@ from isthmus.bridge.directory.service import Directory
 from isthmus.bridge.gate import Guard
 from isthmus.bridge.identity import load_identity
 from isthmus.bridge.metrics import Metrics
+from isthmus.bridge.probe.service import Probe
 from isthmus.bridge.providers.service import Providers
 from isthmus.bridge.sessions.service import Sessions
 from isthmus.bridge.signalling.hub import Hub
@@ -50,6 +51,7 @@ class Parts:
         self.blobs = BlobStore(config.data / "blobs", clock, quota=config.blob_quota, lifetime=config.blob_seconds)
         self.metrics = Metrics(self.hub, self.sessions, self.blobs)
         self.guard = Guard(self.accounts, identity.public, clock)
+        self.probe = Probe(clock)
         self.tls: Tls | None = None
         self.metrics_token = ""
         self.hub.on_presence = self._presence_changed

@@ -26,7 +26,8 @@ from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 
 _SECONDS: Final = 10.0
-_PROBE_BYTES: Final = 8 * 1024 * 1024  # a second at 8 MB/s: enough to tell a slow line, little enough to wait for
+_PROBES: Final = (512 * 1024, 8 * 1024 * 1024)  # bytes: the first tells a slow line, and warms up a quick one
+_LONG: Final = 1.0  # seconds: a probe that took so long has told enough
 _MOST_BYTES: Final = 1024 * 1024
 _SLOW: Final = 1.0  # MB/s: a CT series of 250 MB would take over four minutes
 
@@ -262,30 +263,41 @@ def _push(way: Way, findings: list[Finding]) -> None:
 
 
 def _speed(way: Way, findings: list[Finding]) -> None:
-    down = _rate(way, "GET", None)
-    up = _rate(way, "POST", bytes(_PROBE_BYTES)) if down is not None else None
+    down = _rate(way, "GET")
+    up = _rate(way, "POST") if down is not None else None
     if down is None or up is None:
-        findings.append(Finding(Level.OK, "speed", "not measured: this Bridge offers no probe"))
+        findings.append(
+            Finding(Level.OK, "speed", "not measured: this Bridge offers no probe, or is busy with others'")
+        )
         return
     level = Level.OK if min(down, up) >= _SLOW else Level.WARN
     advice = "" if level is Level.OK else "large studies will take long: ask for more bandwidth"
     findings.append(Finding(level, "speed", f"{down:.1f} MB/s down, {up:.1f} MB/s up", advice))
 
 
-def _rate(way: Way, method: str, body: bytes | None) -> float | None:
+def _rate(way: Way, method: str) -> float | None:
     """Return MB/s of the Bridge's probe; None if it offers none."""
-    began = time.monotonic()
-    try:
-        with _asked(way, f"{API}/probe", {}, method=method, body=body) as response:
-            count = len(body) if body is not None else 0
+    rate = None
+    with contextlib.suppress(OSError, http.client.HTTPException), _connected(way) as sock:
+        connection = _http(way, sock)
+        for size in _PROBES:
+            body = os.urandom(size) if method == "POST" else None
+            began = time.monotonic()
+            response = _ask(
+                way, connection, f"{API}/probe?bytes={size}" if body is None else f"{API}/probe", method, body
+            )
+            count = 0
             while part := response.read(65536):
-                count += len(part) if body is None else 0
-                if count > _PROBE_BYTES * 4:
-                    break
-            good = response.status < http.HTTPStatus.MULTIPLE_CHOICES and count > 0
-    except (OSError, http.client.HTTPException):
-        return None
-    return count / 1e6 / max(time.monotonic() - began, 1e-6) if good else None
+                count += len(part)
+            took = time.monotonic() - began
+            if body is not None:
+                count = size
+            if response.status >= http.HTTPStatus.MULTIPLE_CHOICES or not count:
+                break
+            rate = count / 1e6 / max(took, 1e-6)
+            if took > _LONG:
+                break
+    return rate
 
 
 def _firewall(way: Way, addresses: list[str]) -> str:
@@ -306,17 +318,32 @@ def _get(way: Way, path: str, headers: dict[str, str] | None = None) -> tuple[in
 
 
 @contextlib.contextmanager
-def _asked(
-    way: Way, path: str, headers: dict[str, str], *, method: str = "GET", body: bytes | None = None
-) -> Iterator[http.client.HTTPResponse]:
+def _asked(way: Way, path: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
     with _connected(way) as sock:
-        connection = http.client.HTTPConnection(way.target.host, way.target.port)
-        connection.sock = sock
-        absolute = f"http://{way.target}" if way.proxy is not None and not way.tls else ""
-        if absolute and way.proxy_authorization:
-            headers = headers | {"Proxy-Authorization": way.proxy_authorization}
-        connection.request(method, absolute + path, body, headers)
-        yield connection.getresponse()
+        yield _ask(way, _http(way, sock), path, headers=headers)
+
+
+def _http(way: Way, sock: socket.socket) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(way.target.host, way.target.port)
+    connection.sock = sock
+    connection.auto_open = 0  # if this connection is closed, it is over: another would go past proxy and TLS
+    return connection
+
+
+def _ask(
+    way: Way,
+    connection: http.client.HTTPConnection,
+    path: str,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> http.client.HTTPResponse:
+    headers = headers or {}
+    absolute = f"http://{way.target}" if way.proxy is not None and not way.tls else ""
+    if absolute and way.proxy_authorization:
+        headers = headers | {"Proxy-Authorization": way.proxy_authorization}
+    connection.request(method, absolute + path, body, headers)
+    return connection.getresponse()
 
 
 @contextlib.contextmanager

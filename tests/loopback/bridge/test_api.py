@@ -101,6 +101,8 @@ EXPECTED: dict[str, tuple[int, int]] = {
     "health": (200, 200),
     "metrics": (401, 401),  # the operator's token only
     "enrol": (403, 403),  # the invite is used up
+    "probe_down": (200, 200),  # open, within bounds
+    "probe_up": (200, 200),
     "network": (200, 200),
     "publish": (204, 403),
     "open_session": (201, 422),  # the offer is not by whoever asks
