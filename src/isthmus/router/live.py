@@ -241,6 +241,8 @@ class Live:
     def way_back(self, session: Session, wanted: ReturnWanted) -> None:
         """A C-MOVE or N-ACTION went through: let the associations in that it causes."""
         parties = session.parties
+        if wanted.way is Way.STORE:
+            session.moves_to = wanted.title
         if parties is None or parties.far_site is None or not session.return_ok:
             return
         target = wanted.title or parties.calling
@@ -252,6 +254,17 @@ class Live:
             self._expected[parties.called, target] = ExpectedReturn(
                 RouterId(parties.far_router), session.session_id, until
             )
+
+    def moved_by(self, archive: AETitle) -> list[Session]:
+        """Return the live associations of other sites in which a C-MOVE asked this archive of ours to send somewhere."""
+        return [
+            session
+            for session in self.sessions.values()
+            if session.parties is not None
+            and session.parties.called == archive
+            and not session.device_asks
+            and session.moves_to is not None
+        ]
 
     def expected_return(self, calling: AETitle, called: AETitle) -> ExpectedReturn | None:
         """Return the session that vouches for `calling` of ours to reach `called` elsewhere, if one does."""
@@ -276,7 +289,9 @@ class Live:
             bytes_out=session.bytes_out,
             bytes_in=session.bytes_in,
         )
-        if session.device_asks and session.parties is not None and session.parties.far_site is not None:
+        # The caller's Router tells the Bridge; where that one is lost, the other does.
+        tells = session.device_asks or outcome is Outcome.BROKEN
+        if tells and session.parties is not None and session.parties.far_site is not None:
             end = SessionEnd(outcome=outcome.value, bytes_out=session.bytes_out, bytes_in=session.bytes_in)
             self.core.tasks.spawn(self.report_end(session.session_id, end), name="report the end of a session")
 
