@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.problems import problem_response
-from isthmus.contract.rest import API, MAX_CLOCK_SKEW
+from isthmus.contract.rest import API, MAX_CLOCK_SKEW, REVOKED
 from isthmus.envelope.requests import RequestSignature, parse_authorization, verify_request
 from isthmus.errors import Problem
 from isthmus.kit.clock import Clock
@@ -75,7 +75,7 @@ class Guard:
         """Return who signed this request. Raises Problem 401."""
         signature = parse_authorization(authorization)
         if self._accounts.is_revoked(signature.router_id):
-            raise Problem(401, "Revoked", detail="This Router no longer belongs to the network.")
+            raise Problem(401, REVOKED, detail="This Router no longer belongs to the network.")
         account = self._accounts.of_router(signature.router_id)
         if account is None:
             raise Problem(401, "Not enrolled", detail="This Router is not part of the network.")

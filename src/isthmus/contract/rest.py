@@ -1,5 +1,7 @@
 """The bodies of the Bridge's REST API under /api/v1. Unknown fields are ignored on both sides."""
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from isthmus.contract.documents import Base64, SignedDocument
@@ -8,6 +10,9 @@ API = "/api/v1"
 MAX_CLOCK_SKEW = 60.0  # seconds: enough for a badly kept clock, short enough that a replay window stays small
 HEARTBEAT_SECONDS = 20.0
 LEASE_SECONDS = 60.0  # three heartbeats: a session that neither Router names any more is over
+
+REVOKED: Final = "Revoked"
+"""The title of the problem (401) that a Router gets which no longer belongs to the network."""
 
 
 class _Body(BaseModel):

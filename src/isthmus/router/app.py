@@ -118,7 +118,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         sync = Sync(
             bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics
         )
-        signalling.on_connected = sync.came_back
+        signalling.on_connected, signalling.on_lost = sync.came_back, sync.went_away
         tasks.spawn(sync.run(), name="keep in step with the Bridge")
         take = functools.partial(_take, live, sync)
         if isinstance(cloud.signalling, PromptSignalling):

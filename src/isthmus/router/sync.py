@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import structlog
 
 from isthmus.contract.documents import SignedDocument
-from isthmus.contract.rest import HEARTBEAT_SECONDS, HeartbeatAnswer, Network, SessionCount
+from isthmus.contract.rest import HEARTBEAT_SECONDS, REVOKED, HeartbeatAnswer, Network, SessionCount
 from isthmus.errors import IsthmusError, Problem
 from isthmus.kit.backoff import delays
 from isthmus.kit.clock import Clock, SystemClock
@@ -101,6 +101,11 @@ class Sync:
         """The connection to the Bridge is new: name the live sessions and ask what is new, at once."""
         self._next_beat = self._clock.monotonic()
         self.network_changed()
+
+    def went_away(self) -> None:
+        """The connection to the Bridge was lost: find out at once whether the Bridge is gone, or shut us out."""
+        self._next_beat = self._clock.monotonic()
+        self._wake.set()
 
     async def run(self) -> None:
         """Keep going until cancelled."""
@@ -230,8 +235,10 @@ class Sync:
 
     def _lost(self, error: Exception) -> None:
         text = str(error)
+        hint = error.hint if isinstance(error, IsthmusError) else ""
+        if isinstance(error, Problem) and error.status == 401 and error.title == REVOKED:
+            text, hint = "revoked by the Bridge", "ask its operator; with a new invite, join from an empty data folder"
         if self.connected or text != self.trouble:
-            hint = error.hint if isinstance(error, IsthmusError) else ""
             _log.warning("no agreement with the Bridge", trouble=text, hint=hint)
         self.connected, self.trouble = False, text
         self._metrics.bridge_connected(connected=False)

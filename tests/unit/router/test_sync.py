@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from isthmus.contract.documents import DocumentKind, SignedDocument
-from isthmus.contract.rest import HeartbeatAnswer, Network, SessionCount, SiteEntry
+from isthmus.contract.rest import REVOKED, HeartbeatAnswer, Network, SessionCount, SiteEntry
 from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.tasks import Tasks
@@ -26,12 +26,15 @@ class PlainBridge:
         self.revision = "1"
         self.ahead = 0.0
         self.away = False
+        self.shut_out = False
         self.refuses: DocumentKind | None = None
         self.heard: list[SessionCount] = []
         self.given = asyncio.Event()
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
+        if self.shut_out:
+            raise Problem(401, REVOKED, detail="This Router no longer belongs to the network.")
         if self.away:
             raise ProviderTrouble("the Bridge cannot be reached", retry=Retry.LATER)
 
@@ -100,6 +103,21 @@ async def test_a_lost_notice_is_healed_by_the_next_heartbeat(home: Any, bridge: 
     home.clock.advance(20.0)
     await sync.turn()
     assert "north" in home.directory.reported
+
+
+async def test_a_lost_connection_is_followed_by_a_heartbeat_at_once_and_a_revocation_is_called_that(
+    home: Any, bridge: Any
+) -> None:
+    sync = make_sync(home, bridge)
+    await sync.turn()
+    bridge.calls.clear()
+    bridge.shut_out = True
+    await sync.turn()
+    assert bridge.calls == []
+    sync.went_away()
+    await sync.turn()
+    assert bridge.calls == ["heartbeat"]
+    assert (sync.connected, sync.trouble) == (False, "revoked by the Bridge")
 
 
 async def test_a_notice_asks_for_the_network_at_once(home: Any, bridge: Any, north: Any) -> None:

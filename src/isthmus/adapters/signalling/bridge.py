@@ -16,6 +16,7 @@ from isthmus.adapters.bridge_http import BridgeClient
 from isthmus.adapters.signalling.websocket import MAX_MESSAGE_BYTES, CloseCode, WebSocket
 from isthmus.errors import IsthmusError, ProviderTrouble, Retry
 from isthmus.kit import backoff
+from isthmus.kit.complaint import Complaint
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.signalling import SignallingTraits
 
@@ -36,9 +37,12 @@ class BridgeSignalling:
     def __init__(self, bridge: BridgeClient) -> None:
         """Use the Bridge that `bridge` knows; the connection is made at first use, and made again when it is lost.
 
-        `on_connected` is called each time: what the Bridge said in between was not heard.
+        `on_connected` is called each time: what the Bridge said in between was not heard. `on_lost` is called when
+        the connection is gone, and not by `close`.
         """
         self.on_connected: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self._complaint = Complaint()
         self.traits = SignallingTraits(max_notice_bytes=_MOST_NOTICE_BYTES, cheap_bulk=True, retention=0.0)
         self._bridge = bridge
         self._tasks = Tasks("bridge signalling")
@@ -140,11 +144,14 @@ class BridgeSignalling:
             try:
                 response, socket = await self._connect()
             except IsthmusError as error:
-                _log.warning("signalling not connected", error=str(error), hint=error.hint)
+                if self._complaint.is_news(str(error), asyncio.get_running_loop().time()):
+                    _log.warning("signalling not connected", error=str(error), hint=error.hint)
                 self._settled.set()
                 await asyncio.sleep(next(delays))
                 continue
             self._settled.set()
+            if self._complaint.over():
+                _log.info("signalling connected again")
             if self.on_connected is not None:
                 self.on_connected()
             delays = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
@@ -193,8 +200,12 @@ class BridgeSignalling:
     def _on_lost(self, reason: str) -> None:
         self._socket = None
         self._lost.set()
-        if not self._closed:
+        if self._closed:
+            return
+        if self._complaint.is_news(f"lost: {reason}", asyncio.get_running_loop().time()):
             _log.warning("signalling connection lost", reason=reason)
+        if self.on_lost is not None:
+            self.on_lost()
 
 
 @functools.lru_cache(maxsize=4096)
