@@ -125,6 +125,30 @@ async def test_a_third_site_gets_the_study_that_a_second_one_was_asked_to_send(
             await network.sites["west"].control("device_remove", device="STATION")
 
 
+async def test_an_archive_that_sees_all_callers_under_one_title_sends_to_it_what_they_move(
+    network: Network, tmp_path: Path
+) -> None:
+    """Vendors charge per AE title: dcmqrscp knows ISTHMUS alone, as caller and as move destination."""
+    move_port, title = dcmtk.free_port(), new_title("PACS")
+    who = await caller(network, "WS", port=move_port)
+    known = {"ISTHMUS": ("127.0.0.1", network.sites["south"].port)}
+    async with dcmtk.dcmqrscp(tmp_path / "archive", title, known) as port:
+        await publish(network, title, port, ["store", "retrieve"], callers_as="ISTHMUS")
+        way, got = Way(network, who, move_port, title), tmp_path / "got"
+        await asyncio.to_thread(got.mkdir)
+        assert (await way.scu("storescu", CT)).code == 0
+        ran = await way.scu(
+            "movescu", "-d", "-S", "-aem", who, "+P", str(move_port), "+B",
+            "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}", cwd=got,
+        )  # fmt: skip
+        assert "Success: Sub-operations complete" in ran.output, ran.output
+        assert f"Move Originator AE Title      : {who}" in ran.output, ran.output
+        (image,) = files(got)
+        assert dcmread(image).PixelData == dcmread(CT).PixelData
+        log = (tmp_path / "archive" / "dcmqrscp.log").read_text()
+        assert who not in log
+
+
 async def test_a_move_destination_that_is_unknown_is_the_archives_own_refusal(archive: Way) -> None:
     """Slicer#5979, arc#498: the archive answers for itself; no Router answers a DIMSE request."""
     ran = await archive.scu(

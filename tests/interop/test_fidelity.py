@@ -10,10 +10,10 @@ import pytest_asyncio
 from tests.interop.sites import joined, new_title
 
 from isthmus.dicom.items import Item
-from isthmus.dicom.pdus import p_data
+from isthmus.dicom.pdus import message, p_data
 from isthmus.testing.depth import count
 from isthmus.testing.devices import Wire, calling
-from isthmus.testing.dicom import associate_ac, associate_rq, echo_rq, pdata_of, store_command
+from isthmus.testing.dicom import associate_ac, associate_rq, echo_rq, move_command, pdata_of, store_command
 from isthmus.testing.network import Network, until
 
 pytestmark = [pytest.mark.interop, pytest.mark.asyncio(loop_scope="module")]
@@ -171,6 +171,49 @@ async def test_with_callers_as_only_the_calling_title_differs(network: Network) 
         for one, other in ((pair.near, pair.far), (pair.far, pair.near)):
             await one.send(echo_rq())
             assert await other.pdu() == echo_rq()
+
+
+async def test_a_title_that_is_not_translated_keeps_its_padding(network: Network) -> None:
+    def request(called: str, calling: str) -> bytes:
+        raw = bytearray(associate_rq(called, calling))
+        raw[CALLED] = called.encode().ljust(16, b"\0")
+        return bytes(raw)
+
+    async with joined(network, request, callers_as="ISTHMUS") as pair:
+        assert without(CALLING)(pair.far.request) == without(CALLING)(pair.near.request)
+        assert without(CALLING)(pair.near.accept) == without(CALLING)(pair.far.accept)
+
+
+async def test_with_an_alias_only_the_move_destination_differs_in_a_c_move(network: Network) -> None:
+    """The requestor names a third site's device by its alias; the archive hears the network title."""
+    async with joined(network) as third, joined(network) as pair:
+        alias = new_title("ALIAS_OF_")
+        await network.sites["north"].control("alias_add", title=third.called, shown_as=alias)
+        identifier = p_data(1, bytes(300_000), command=False, last=True)
+        async with calling(network.sites["north"].port) as near:
+            await near.associate(pair.called, pair.caller)
+            await pair.device.until(lambda: len(pair.device.wires) == 2)
+            far = pair.device.wires[1]
+            for named, expected in ((alias, third.called), ("STRANGER", "STRANGER")):
+                await near.send(message(1, move_command(named)) + identifier + echo_rq())
+                wanted = message(1, move_command(expected)) + identifier + echo_rq()
+                assert await far.reader.readexactly(len(wanted)) == wanted
+            await far.send(echo_rq() + identifier)
+            assert await near.reader.readexactly(len(echo_rq() + identifier)) == echo_rq() + identifier
+
+
+async def test_streams_stay_bit_for_bit_while_command_sets_are_looked_into_for_titles(network: Network) -> None:
+    dice = random.Random(4)
+    onward, back = random_pdus(dice, 3_000_000), random_pdus(dice, 3_000_000)
+    async with joined(network, callers_as="ISTHMUS") as pair:
+        at_far, at_near, _, _ = await asyncio.gather(
+            digest_of(pair.far, len(onward)),
+            digest_of(pair.near, len(back)),
+            send_in_pieces(pair.near, onward, random.Random(5)),
+            send_in_pieces(pair.far, back, random.Random(6)),
+        )
+        assert at_far == hashlib.sha256(onward).hexdigest()
+        assert at_near == hashlib.sha256(back).hexdigest()
 
 
 async def test_with_a_network_title_of_its_own_only_the_called_title_differs(network: Network) -> None:

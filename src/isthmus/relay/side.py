@@ -37,9 +37,11 @@ from isthmus.dicom.associate import AssociateAccept, AssociateRequest
 from isthmus.dicom.framing import Data, Framer, Pdu, PduType
 from isthmus.dicom.pdus import RELEASE_RP, RELEASE_RQ, Reject
 from isthmus.dicom.pdv import Command as DimseCommand
+from isthmus.dicom.rewrite import rewrite_commands
 from isthmus.errors import AssociationAborted, LocalMisuse, RemoteMisuse
 from isthmus.relay.ending import Ending, EndKind
 from isthmus.relay.policy import CommandPolicy, ReturnWanted
+from isthmus.relay.titles import MAX_COMMAND, Rename, Titles, renamed
 
 GRACE_SECONDS: Final = 2.0
 """How long the bytes sent before an abort may still take to arrive; over TCP they would come first as well."""
@@ -153,6 +155,9 @@ class Side:
         self.policy = policy or CommandPolicy()
         self._device_asks = device_asks
         self._far = Framer()
+        self._titles: Titles | None = None
+        self._asked_length = 0  # the maximum PDU lengths that the two devices told each other; 0 is no limit
+        self._answered_length = 0
         self._written = 0  # stream bytes to the far side
         self._delivered = 0  # stream bytes from the far side
         self._ending: Ending | None = None  # the far side's
@@ -172,8 +177,16 @@ class Side:
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
+    def translate(self, titles: Titles) -> None:
+        """Translate titles in command sets from now on; before the association is there."""
+        self._titles = titles
+        self.upper.hold_commands(MAX_COMMAND)
+        self._far.hold_commands(MAX_COMMAND)
+
     def call(self, request: bytes, now: float) -> list[SideCommand]:
         """Ask the device for an association with this A-ASSOCIATE-RQ."""
+        if self._titles is not None:
+            self._asked_length = AssociateRequest.parse(request).max_pdu_length
         return self._device(AssociateRequestPrimitive(request), now)
 
     def connected(self, now: float) -> list[SideCommand]:
@@ -184,6 +197,8 @@ class Side:
     def accept(self, raw: bytes, now: float) -> list[SideCommand]:
         """Answer the device's request with this A-ASSOCIATE-AC."""
         self._established = True
+        if self._titles is not None:
+            self._answered_length = AssociateAccept.parse(raw).max_pdu_length
         return self._device(AcceptPrimitive(raw), now)
 
     def reject(self, result: int, source: int, reason: int, now: float) -> list[SideCommand]:
@@ -235,7 +250,10 @@ class Side:
                 if isinstance(frame, Data):
                     if frame.commands and not self._device_asks:
                         commands += self._check(frame.commands)
-                    self.upper.request(SendData(frame.run, boundary=frame.boundary), now)
+                    run = frame.run
+                    if frame.commands and self._titles is not None:
+                        run = self._renamed(run, self._titles.to_device, to_requestor=self._device_asks)
+                    self.upper.request(SendData(run, boundary=frame.boundary), now)
                 else:
                     self._pdu_from_far(frame, now)
         except (RemoteMisuse, LocalMisuse) as error:
@@ -283,9 +301,12 @@ class Side:
                 if type(event) is DataIndication:
                     if event.commands and self._device_asks:
                         commands += self._check(event.commands)
+                    run = event.run
+                    if event.commands and self._titles is not None:
+                        run = self._renamed(run, self._titles.to_network, to_requestor=not self._device_asks)
                     if not self._finished:
-                        self._written += len(event.run)
-                        commands.append(ToFar(event.run, event.turn))
+                        self._written += len(run)
+                        commands.append(ToFar(run, event.turn))
                 else:
                     commands += self._event(event, now)
         except AssociationAborted as error:
@@ -296,8 +317,10 @@ class Side:
         match event:
             case AssociateIndication(request=request):
                 self.asked = True
+                self._asked_length = request.max_pdu_length
                 return [Asked(request)]
             case AssociateConfirmed(accept=accept):
+                self._answered_length = accept.max_pdu_length
                 return [Answered(accept, accept.raw)]
             case AssociateRejected(raw=raw):
                 self._over = True
@@ -337,6 +360,12 @@ class Side:
             if way is not None:
                 ways.append(way)
         return ways
+
+    def _renamed(self, run: bytes | memoryview, rename: Rename, *, to_requestor: bool) -> bytes | memoryview:
+        """Return the run, which holds whole command sets, with the titles in them renamed."""
+        longest = self._asked_length if to_requestor else self._answered_length
+        out = rewrite_commands(run, lambda command: renamed(command, rename), max_pdu_length=longest)
+        return memoryview(out) if isinstance(out, bytearray) else out
 
     def _pdu_from_far(self, pdu: Pdu, now: float) -> None:
         if pdu.type is PduType.RELEASE_RQ and self.upper.allows(ReleaseResponse):

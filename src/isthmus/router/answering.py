@@ -25,6 +25,7 @@ from isthmus.router.hollow import HollowSession
 from isthmus.router.live import FIRST_CREDIT, Live
 from isthmus.router.records import Admission
 from isthmus.router.session import Parties, Session
+from isthmus.router.translation import put_back, retitled, titles_for
 
 _log = structlog.get_logger()
 
@@ -139,12 +140,12 @@ class Answering:
             self._accept(opened, accept.raw, HollowSession(), state)
             return
         wire = request.without_contexts(decision.refused) if decision.refused else request
-        if admission.called_as != request.called or admission.calling_as != request.calling:
-            wire = wire.with_titles(called=admission.called_as, calling=admission.calling_as)
+        wire = retitled(wire, called=admission.called_as, calling=admission.calling_as)
         if admission.device.options.strip_async:
             wire = wire.without_async_operations()
         policy = CommandPolicy(forbid_store=decision.forbid_store_from_requestor)
-        raw, accept_view = await call_device(live, admission.device, session, wire, policy)
+        titles = titles_for(live.core.directory, admission.device, requestor=session.parties.calling)
+        raw, accept_view = await call_device(live, admission.device, session, wire, policy, titles)
         if accept_view is None:
             await self._reply_refusal(opened, raw, state)
             return
@@ -205,6 +206,4 @@ def _restored(
     if refused:
         syntaxes = {context.id: context.transfer_syntaxes[0] for context in request.contexts}
         accept = accept.with_refused_contexts([(id_, syntaxes[id_]) for id_ in sorted(refused)])
-    if (wire.called, wire.calling) != (request.called, request.calling):
-        accept = accept.with_titles(called=request.called, calling=request.calling)
-    return accept
+    return put_back(accept, asked=request, sent=wire)

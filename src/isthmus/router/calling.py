@@ -8,6 +8,7 @@ from isthmus.dicom.associate import AssociateAccept, AssociateRequest
 from isthmus.errors import AssociationRefused
 from isthmus.relay.policy import CommandPolicy
 from isthmus.relay.side import Answered, Side
+from isthmus.relay.titles import Titles
 from isthmus.router.connection import DeviceConnection
 from isthmus.router.devices import dial, unreachable
 from isthmus.router.live import Live, refusal
@@ -16,7 +17,12 @@ from isthmus.router.session import Session
 
 
 async def call_device(
-    live: Live, device: LocalDevice, session: Session, request: AssociateRequest, policy: CommandPolicy | None = None
+    live: Live,
+    device: LocalDevice,
+    session: Session,
+    request: AssociateRequest,
+    policy: CommandPolicy | None = None,
+    titles: Titles | None = None,
 ) -> tuple[bytes, AssociateAccept | None]:
     """Return the device's answer to this A-ASSOCIATE-RQ: the PDU as it came, and the AC if it is one.
 
@@ -31,6 +37,8 @@ async def call_device(
             hint=f"`isthmus device set {device.network_title} --max-associations N` changes the limit",
         )
     side = Side(UpperLayer(Role.REQUESTOR), device_asks=False, policy=policy)
+    if titles is not None:
+        side.translate(titles)
     connection = DeviceConnection(side, session, live.core.clock)
     session.connection = connection
     answered: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()

@@ -19,11 +19,13 @@ from isthmus.envelope.offers import Answer, Decision, OfferDraft, make_offer
 from isthmus.errors import AssociationRefused, IsthmusError, Problem, ProviderTrouble
 from isthmus.kit.names import AETitle
 from isthmus.relay.side import Answered, Asked
+from isthmus.relay.titles import Titles
 from isthmus.router.calling import call_device
 from isthmus.router.link import LocalLink
 from isthmus.router.live import FIRST_CREDIT, Live, Waiting, refusal
 from isthmus.router.records import LocalDevice, RemoteDevice
 from isthmus.router.session import Parties, Session
+from isthmus.router.translation import put_back, retitled, titles_for
 
 _log = structlog.get_logger()
 
@@ -83,11 +85,31 @@ class Opening:
         live, core = self._live, self._live.core
         caller = core.directory.identify(request.calling, session.address, request.called, over_tls=session.over_tls)
         live.demand_room(session)
-        target, parent = self._resolve(caller, request.called)
+        called, originator = self._meant(caller, request.called)
+        target, parent = self._resolve(caller, called)
         if isinstance(target, LocalDevice):
             await self._open_locally(session, request, caller, target)
         else:
-            await self._open_remotely(session, request, caller, target, parent)
+            titles = titles_for(core.directory, caller, originator=originator)
+            await self._open_remotely(session, request, caller, target, parent, titles)
+
+    def _meant(self, caller: LocalDevice, called: AETitle) -> tuple[AETitle, AETitle | None]:
+        """Return whom `caller` means, and by whose C-MOVE, if it sees all devices of other sites under one title."""
+        directory, callers_as = self._live.core.directory, caller.options.callers_as
+        if callers_as is None or directory.fold(called) != directory.fold(callers_as):
+            return called, None
+        moving = self._live.moved_by(caller.network_title)
+        targets = {session.moves_to for session in moving}
+        if len(targets) != 1:
+            raise refusal(
+                f"{caller.title} calls {called}, which stands for every device of other sites, and"
+                f" {len(targets) or 'no'} destinations of a C-MOVE are open: it cannot be told which is meant",
+                hint=f"to show it the callers' own titles: isthmus device set {caller.title} --callers-as ''",
+            )
+        originators = {session.parties.calling for session in moving if session.parties is not None}
+        (target,) = targets
+        assert target is not None
+        return target, originators.pop() if len(originators) == 1 else None
 
     def _resolve(self, caller: LocalDevice, called: AETitle) -> tuple[LocalDevice | RemoteDevice, bytes | None]:
         directory = self._live.core.directory
@@ -95,6 +117,7 @@ class Opening:
             return directory.resolve(caller, called), None
         except AssociationRefused:
             # The far Router opened the way back when the C-MOVE passed it; its word may still be on the way here.
+            called = directory.title_of(called)
             expected = self._live.expected_return(caller.network_title, called)
             if expected is None:
                 raise
@@ -113,13 +136,12 @@ class Opening:
         caller: LocalDevice,
         target: RemoteDevice,
         parent: bytes | None,
+        titles: Titles | None,
     ) -> None:
         live, core = self._live, self._live.core
         session.parties = Parties(caller.network_title, target.title, target.site, target.router_id)
         session.services = tuple(sorted(target.services))
-        wire = request
-        if caller.network_title != request.calling or target.title != request.called:
-            wire = request.with_titles(called=target.title, calling=caller.network_title)
+        wire = retitled(request, called=target.title, calling=caller.network_title)
         session_id, answer = await self.offer(caller, target, wire, parent)
         session.session_id = session_id
         connection = session.connection
@@ -129,9 +151,9 @@ class Opening:
             self._report(session_id, "refused there")
             self._pass_refusal_on(session, answer.answer)
             return
-        accept = AssociateAccept.parse(answer.answer)
-        if wire is not request:
-            accept = accept.with_titles(called=request.called, calling=request.calling)
+        accept = put_back(AssociateAccept.parse(answer.answer), asked=request, sent=wire)
+        if titles is not None:
+            connection.side.translate(titles)
         session.link = live.join(session, session_id, target.router_id, answer.keys, credit_out=answer.window)
         live.established(session)
         _log.info(

@@ -74,6 +74,7 @@ class Session:
         self.device_asks = True
         self.over_tls = False
         self.return_ok = True
+        self.moves_to: AETitle | None = None  # the network title that its last C-MOVE named
         self.outcome: Outcome | None = None
         self.bytes_out = 0  # to the far side
         self.bytes_in = 0

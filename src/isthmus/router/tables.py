@@ -108,6 +108,10 @@ class Tables:
         """Return the title under which devices here see the remote device `title`, if it has an alias."""
         return self._aliases_of_titles.get(self.fold(title))
 
+    def title_of(self, shown_as: AETitle) -> AETitle:
+        """Return the network title of what devices here call `shown_as`: an alias, or the title itself."""
+        return self._titles_of_aliases.get(self.fold(shown_as), shown_as)
+
     # -- what the Bridge says, and what we say to it
 
     def apply(self, network: Network, now: float) -> None:
