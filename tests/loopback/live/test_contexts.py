@@ -17,9 +17,10 @@ from isthmus.testing.dicom import (
     associate_ac,
     echo_rq,
     echo_rsp,
+    pdata,
     store_rq,
 )
-from isthmus.testing.network import Network, NetworkOptions
+from isthmus.testing.network import Network, NetworkOptions, until
 
 GET_CONTEXT = (uids.STUDY_ROOT_GET, (uids.IMPLICIT_VR_LITTLE_ENDIAN,))
 ABORT_INVALID_PARAMETER = abort(2, 6)
@@ -157,3 +158,33 @@ async def test_a_grant_of_retrieve_alone_lets_answers_through_and_aborts_a_store
     assert archive.endings[0] == "released"
     assert archive.endings[1].startswith("aborted 2/")
     assert archive.commands == []
+
+
+async def test_a_command_set_that_cannot_be_read_is_for_the_called_device_to_judge(tmp_path: Path) -> None:
+    """Unless only a grant of retrieve lets the caller in: then it might be the C-STORE-RQ that is forbidden."""
+    unreadable = pdata(3, b"\x00\x00\x00\x01\xff\xff\xff\xff" + bytes(20), command=True, last=True)
+    archive = Archive()
+    async with listening(archive) as pacs, Network.running(tmp_path, options=NetworkOptions()) as network:
+        await network.pair(pacs)
+        async with calling(network.sites["north"].port) as wire:
+            await wire.associate("PACS", "WS")
+            await wire.send(unreadable)
+            await pacs.until(lambda: archive.endings == ["gave up"])  # the device saw it
+        await network.quiet()
+        await network.sites["south"].control("grant_remove", grant=1)
+
+        async def withdrawn() -> bool:
+            return not await network.sites["north"].control("directory")
+
+        await until(withdrawn)
+        await network.grant("south", "PACS", "north", ["retrieve"])
+        async with calling(network.sites["north"].port) as wire:
+            roles = [RoleSelection(CT_IMAGE_STORAGE, True, True)]
+            await wire.associate("PACS", "WS", contexts=(GET_CONTEXT, CT_CONTEXT), roles=roles)
+            await wire.send(unreadable)
+            answer = await wire.pdu()
+            assert answer[0] == 7
+            assert answer[8] == 2
+        await pacs.let_go()
+        await network.quiet()
+    assert archive.endings[1:] == ["aborted 2/6"]
