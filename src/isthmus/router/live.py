@@ -29,6 +29,7 @@ from isthmus.relay.side import Answered, Asked, Outcome, RefusedHere
 from isthmus.router.audit import Audit
 from isthmus.router.config import RouterLimits
 from isthmus.router.directory import Directory
+from isthmus.router.forgotten import Forgotten
 from isthmus.router.metrics import Metrics
 from isthmus.router.session import Session
 
@@ -40,6 +41,7 @@ RETURN_MEMORY_SECONDS: Final = 60.0
 """How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
 
 _OF_SET_UP: Final = frozenset({NoticeKind.ACCEPT, NoticeKind.DIALLING})
+_OF_STREAM: Final = frozenset({NoticeKind.DATA, NoticeKind.DATA_BLOB, NoticeKind.CONTROL})
 
 Random = Callable[[int], bytes]
 
@@ -117,6 +119,7 @@ class Live:
         self._opener: Opener | None = None
         self._answerer: Answerer | None = None
         self._on_answer: dict[Session, Callable[[Answered], None]] = {}
+        self._forgotten = Forgotten()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -147,6 +150,8 @@ class Live:
             self._answerer.offer(session_id, notice)
         elif kind == NoticeKind.GONE:
             self._answerer.withdrawn(session_id)
+        elif kind in _OF_STREAM and (far := self._forgotten.whom_to_tell(session_id, self.core.clock.monotonic())):
+            self.core.tasks.spawn(self.tell(far, NoticeKind.GONE, session_id), name="say that a session is over")
 
     @staticmethod
     def _answer_came(kind: int, notice: bytes, waiting: Waiting) -> None:
@@ -188,14 +193,15 @@ class Live:
             options=core.stream,
         )
         self.links[session_id] = link
-        core.tasks.spawn(self._run(link, session_id, observer), name=f"stream of {session_id.hex()[:8]}")
+        core.tasks.spawn(self._run(link, session_id, far_router, observer), name=f"stream of {session_id.hex()[:8]}")
         return link
 
-    async def _run(self, link: Duplex, session_id: bytes, observer: DuplexObserver) -> None:
+    async def _run(self, link: Duplex, session_id: bytes, far_router: str, observer: DuplexObserver) -> None:
         try:
             await link.run()
         finally:
             self.links.pop(session_id, None)
+            self._forgotten.add(session_id, far_router, self.core.clock.monotonic())
             self.core.metrics.resent(link.stats.resent)
             if self._answerer is not None:
                 self._answerer.forget(session_id)
@@ -256,7 +262,7 @@ class Live:
             )
 
     def moved_by(self, archive: AETitle) -> list[Session]:
-        """Return the live associations of other sites in which a C-MOVE asked this archive of ours to send somewhere."""
+        """Return the live associations in which another site asked this archive of ours, by C-MOVE, to send."""
         return [
             session
             for session in self.sessions.values()
