@@ -34,7 +34,10 @@ async def dial(device: LocalDevice, connection: DeviceConnection) -> None:
             hint=f"register it with a port: isthmus device add {device.title}@{device.host}:PORT",
         )
     tls = device.options.tls
-    context = tls_context(tls) if tls is not None and tls.to_device else None
+    try:
+        context = tls_context(tls) if tls is not None and tls.to_device else None
+    except OperatorError as error:
+        raise unreachable(device, str(error)) from error
     try:
         async with asyncio.timeout(DIAL_SECONDS):
             await asyncio.get_running_loop().create_connection(

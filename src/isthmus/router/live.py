@@ -141,7 +141,7 @@ class Live:
         session_id = notice[1:PREFIX_BYTES]
         if (link := self.links.get(session_id)) is not None and kind != NoticeKind.OFFER:
             if kind not in _OF_SET_UP:  # an accept that is repeated has been heard already
-                link.receive(notice)
+                self._give(link, session_id, notice)
         elif (waiting := self.waiting.get(session_id)) is not None:
             self._answer_came(kind, notice, waiting)
         elif self._answerer is None:
@@ -152,6 +152,14 @@ class Live:
             self._answerer.withdrawn(session_id)
         elif kind in _OF_STREAM and (far := self._forgotten.whom_to_tell(session_id, self.core.clock.monotonic())):
             self.core.tasks.spawn(self.tell(far, NoticeKind.GONE, session_id), name="say that a session is over")
+
+    @staticmethod
+    def _give(link: Duplex, session_id: bytes, notice: bytes) -> None:
+        try:
+            link.receive(notice)
+        except Exception:  # noqa: BLE001 - a fault of ours; all other sessions hear through the same connection
+            _log.exception("a session is ended by a fault of Isthmus", session=session_id.hex()[:8])
+            link.close()
 
     @staticmethod
     def _answer_came(kind: int, notice: bytes, waiting: Waiting) -> None:

@@ -1,62 +1,71 @@
 """What is relayed follows the tables: an association that is allowed no more ends at once."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from isthmus.dicom.framing import Framer, Pdu, PduType
-from isthmus.testing.dicom import associate_ac, associate_rq
-from isthmus.testing.network import Network
+from isthmus.cloudio.options import StreamOptions
+from isthmus.cloudio.stream import Duplex
+from isthmus.dicom.framing import PduType
+from isthmus.testing.devices import Archive, calling, listening
+from isthmus.testing.dicom import echo_rq
+from isthmus.testing.network import Network, NetworkOptions
 
-
-async def _read_pdu(reader: asyncio.StreamReader) -> Pdu:
-    framer = Framer()
-    while True:
-        data = await reader.read(65536)
-        assert data, "the connection was closed"
-        for frame in framer.feed(data):
-            assert isinstance(frame, Pdu)
-            return frame
-
-
-@pytest.fixture
-async def archive_port() -> AsyncIterator[int]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await _read_pdu(reader)
-        writer.write(associate_ac(request.raw))
-        assert (await _read_pdu(reader)).type is PduType.ABORT
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+IMPATIENT = NetworkOptions(stream=StreamOptions(silence_limit=3.0, status_idle=1.0))
 
 
 @pytest.mark.parametrize("change", ["site removed here", "site removed there", "grant withdrawn", "site revoked"])
-async def test_an_association_ends_when_the_tables_no_longer_allow_it(
-    tmp_path: Path, archive_port: int, change: str
-) -> None:
-    async with Network.running(tmp_path) as network:
+async def test_an_association_ends_when_the_tables_no_longer_allow_it(tmp_path: Path, change: str) -> None:
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
         north, south = network.sites["north"], network.sites["south"]
-        await south.control("device_add", address=f"PACS@127.0.0.1:{archive_port}")
-        await north.control("device_add", address="WS@127.0.0.1")
-        await network.grant("south", "PACS", "north", ["store"])
-        reader, writer = await asyncio.open_connection("127.0.0.1", north.port)
-        writer.write(associate_rq("PACS", "WS"))
-        assert (await _read_pdu(reader)).type is PduType.ASSOCIATE_AC
-        match change:
-            case "site removed here":
-                await north.control("site_remove", site="south")
-            case "site removed there":
-                await south.control("site_remove", site="north")
-            case "grant withdrawn":
-                (grant,) = await south.control("grant_list")
-                await south.control("grant_remove", grant=grant["grant_id"])
-            case _:
-                assert network.bridge is not None
-                await network.bridge.control("revoke", site="south")
-        async with asyncio.timeout(10):
-            assert (await _read_pdu(reader)).type is PduType.ABORT
-        writer.close()
+        async with calling(north.port) as wire:
+            assert (await wire.associate("PACS", "WS"))[0] == PduType.ASSOCIATE_AC
+            match change:
+                case "site removed here":
+                    await north.control("site_remove", site="south")
+                case "site removed there":
+                    await south.control("site_remove", site="north")
+                case "grant withdrawn":
+                    (grant,) = await south.control("grant_list")
+                    await south.control("grant_remove", grant=grant["grant_id"])
+                case _:
+                    assert network.bridge is not None
+                    await network.bridge.control("revoke", site="south")
+            assert (await wire.pdu())[0] == PduType.ABORT
+            await pacs.let_go()
+
+
+async def test_a_fault_in_one_session_ends_that_one_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+        port = network.sites["north"].port
+        async with calling(port) as faulty, calling(port) as well:
+            await faulty.associate("PACS", "WS")
+            (broken,) = network.sites["south"].live.links.values()
+            receive = Duplex.receive
+
+            def stumble(link: Duplex, notice: bytes | memoryview) -> None:
+                if link is broken:
+                    raise ZeroDivisionError("a bug")
+                receive(link, notice)
+
+            monkeypatch.setattr(Duplex, "receive", stumble)
+            await faulty.send(echo_rq())
+            assert (await faulty.pdu())[0] == PduType.ABORT
+            assert (await well.associate("PACS", "WS"))[0] == PduType.ASSOCIATE_AC
+            await well.send(echo_rq())
+            assert (await well.pdu())[0] == PduType.P_DATA_TF
+            await well.release()
+
+
+async def test_a_device_whose_tls_files_are_gone_is_an_outage_and_told_in_time(tmp_path: Path) -> None:
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+        authorities = tmp_path / "ca.pem"
+        authorities.write_bytes(b"")
+        await network.sites["south"].control("device_set", device="PACS", tls={"ca": str(authorities)})
+        authorities.unlink()
+        async with calling(network.sites["north"].port) as wire:
+            assert await wire.associate("PACS", "WS") == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 1))
+        assert not pacs.dialled
