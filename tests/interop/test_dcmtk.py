@@ -29,16 +29,18 @@ async def network(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Net
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A caller of north, the port its movescu listens at, and an archive of south that knows it."""
+    """A caller of north, the port its movescu listens at, and an archive of south at `direct` that knows it."""
 
     network: Network
     caller: str
     move_port: int
     archive: str
+    direct: int
 
-    def scu(self, tool: str, *more: str | Path, cwd: Path | None = None) -> Awaitable[Ran]:
-        """Run a DCMTK tool of north that calls the archive."""
-        words = ("-v", "-aet", self.caller, "-aec", self.archive, "127.0.0.1", str(self.network.sites["north"].port))
+    def scu(self, tool: str, *more: str | Path, cwd: Path | None = None, direct: bool = False) -> Awaitable[Ran]:
+        """Run a DCMTK tool of north that calls the archive, through the relay or `direct`."""
+        port = self.direct if direct else self.network.sites["north"].port
+        words = ("-v", "-aet", self.caller, "-aec", self.archive, "127.0.0.1", str(port))
         return run(tool, *words, *more, cwd=cwd)
 
 
@@ -60,7 +62,7 @@ async def archive(
     async with start(tmp_path_factory.mktemp("archive") / title, title, known) as port:
         services = ["echo", "store", "query", "retrieve"]
         await publish(network, title, port, services)
-        way = Way(network, workstation, move_port, title)
+        way = Way(network, workstation, move_port, title, port)
         stored = await way.scu("storescu", CT, MR)
         assert stored.code == 0, stored.output
         assert stored.output.count("Received Store Response (Success)") == 2
@@ -134,7 +136,7 @@ async def test_an_archive_that_sees_all_callers_under_one_title_sends_to_it_what
     known = {"ISTHMUS": ("127.0.0.1", network.sites["south"].port)}
     async with dcmtk.dcmqrscp(tmp_path / "archive", title, known) as port:
         await publish(network, title, port, ["store", "retrieve"], callers_as="ISTHMUS")
-        way, got = Way(network, who, move_port, title), tmp_path / "got"
+        way, got = Way(network, who, move_port, title, port), tmp_path / "got"
         await asyncio.to_thread(got.mkdir)
         assert (await way.scu("storescu", CT)).code == 0
         ran = await way.scu(
@@ -151,10 +153,12 @@ async def test_an_archive_that_sees_all_callers_under_one_title_sends_to_it_what
 
 async def test_a_move_destination_that_is_unknown_is_the_archives_own_refusal(archive: Way) -> None:
     """Slicer#5979, arc#498: the archive answers for itself; no Router answers a DIMSE request."""
-    ran = await archive.scu(
-        "movescu", "-S", "-aem", "STRANGER", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"
-    )
-    assert "MoveDestinationUnknown" in ran.output or "Failed" in ran.output, ran.output
+    words = ("-S", "-aem", "STRANGER", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}")
+    direct = await archive.scu("movescu", *words, direct=True)
+    relayed = await archive.scu("movescu", *words)
+    assert "Received Final Move Response" in direct.output
+    assert "(Success)" not in direct.output
+    assert (relayed.code, relayed.output) == (direct.code, direct.output)
 
 
 async def test_a_move_destination_that_the_site_may_not_reach_is_refused_as_an_association(archive: Way) -> None:
