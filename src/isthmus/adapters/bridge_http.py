@@ -38,7 +38,7 @@ from isthmus.contract.rest import (
 from isthmus.envelope.certificates import check_endorsement
 from isthmus.envelope.identity import Identity, Random
 from isthmus.envelope.requests import NONCE_BYTES, sign_request
-from isthmus.errors import Problem, ProviderTrouble, Retry, Untrusted
+from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry, Untrusted
 from isthmus.kit.clock import Clock, SystemClock
 
 REQUEST_SECONDS: Final = 15.0
@@ -302,6 +302,18 @@ def _make_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=True,
     )
+
+
+def usable_ca(ca: Path) -> Path:
+    """Return the absolute path of a PEM file of certificates. Raises OperatorError if `ca` is none that can be read."""
+    ca = ca.expanduser().absolute()
+    try:
+        ssl.create_default_context().load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise OperatorError(
+            f"cannot use the CA file {ca}: {error}", hint="a PEM file of certificates is meant"
+        ) from error
+    return ca
 
 
 def _ca_context(ca: Path | None) -> ssl.SSLContext:

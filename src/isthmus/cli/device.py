@@ -1,6 +1,7 @@
 """`isthmus device ...`: the devices of this site."""
 # ruff: noqa: D417 - the shared options --data and --json are explained in options.py
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -285,7 +286,8 @@ def unknown(*, data: Data = None, as_json: AsJson = False) -> None:
     lines = [{**row, "last": show.moment(row["last"])} for row in rows]
     show.table(lines, columns, empty="Nobody.")
     for row in rows:
-        print(f"To add it: isthmus device add {row['title']}@{row['address']}")
+        device = f"{row['title']}@{row['address']}"
+        print(f"To add it: isthmus device add {shlex.quote(device)}")
     return None
 
 

@@ -13,8 +13,6 @@ from isthmus.cli import show
 from isthmus.cli.call import call, call_running
 from isthmus.cli.options import AsJson, Data, Part, folder_of
 from isthmus.contract.invites import Invite
-from isthmus.errors import OperatorError
-from isthmus.kit.files import folder_lock, make_private_folder
 from isthmus.kit.names import HostPort
 
 app = App(name="router", help="Join a network, run and administer this site's Router.")
@@ -47,24 +45,37 @@ def check(url: Annotated[str, Parameter(metavar="URL")], /, *, as_json: AsJson =
 
 
 @app.command
-def join(invite: Annotated[str | None, Parameter(metavar="INVITE")] = None, /, *, data: Data = None) -> None:
+def join(
+    invite: Annotated[str | None, Parameter(metavar="INVITE")] = None,
+    /,
+    *,
+    ca: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    data: Data = None,
+) -> None:
     """Join a network with an invite: make this Router's keys and enrol at the Bridge that the invite names.
 
     ```
     isthmus router join isthmus-invite-1.eyJ1...
     isthmus router join < invite.txt
+    isthmus router join --ca hospital-ca.pem < invite.txt
     ```
 
     Args:
         invite: the line that the Bridge's operator sent; without it, it is read from standard input.
+        ca: PEM file of the CA that signed the certificate of the Bridge, or of the reverse proxy in front of it, if
+            this machine does not know that CA. The Router reads it at each start.
     """
+    from isthmus.router.membership import join as enrol
+
     if invite is None or invite == "-":
         if sys.stdin.isatty():
             print("Paste the invite and press Enter:", file=sys.stderr)
         invite = sys.stdin.readline()
-    spoken, site, url = asyncio.run(_enrol(folder_of(Part.ROUTER, data), Invite.parse(invite)))
-    print(f"This Router is site {site} of the network at {url}. Its Router ID, to read to other sites by phone:")
-    print(f"\n    {spoken}\n")
+    given = Invite.parse(invite)
+    router_id = asyncio.run(enrol(folder_of(Part.ROUTER, data), given, ca=ca))
+    print(f"This Router is site {given.site} of the network at {given.url}.", end=" ")
+    print("Its Router ID, to read to other sites by phone:")
+    print(f"\n    {router_id.spoken}\n")
     print("Next: isthmus router run")
 
 
@@ -177,24 +188,3 @@ def settings(
         return show.as_json(answer)
     show.facts(show.flat(answer))
     return None
-
-
-async def _enrol(folder: Path, invite: Invite) -> tuple[str, str, str]:
-    """Make the keys in `folder` and spend the invite; return Router ID, site and URL. Repeating it is harmless."""
-    from isthmus.adapters.bridge_http import BridgeClient
-    from isthmus.kit.clock import SystemClock
-    from isthmus.router.keys import Keys, Membership
-
-    clock = SystemClock()
-    make_private_folder(folder)
-    with folder_lock(folder):
-        keys = Keys.open(folder, now=clock.now())
-        if keys.membership is not None and (keys.membership.url, keys.membership.site) != (invite.url, invite.site):
-            raise OperatorError(
-                f"the Router in {folder} is site {keys.membership.site} of {keys.membership.url} already",
-                hint="--data DIR with another folder makes another Router",
-            )
-        async with BridgeClient(invite.url, invite.identity, keys.identity) as bridge:
-            enrolled = await bridge.enrol(invite, keys.prekey_document())
-        keys.join(Membership(invite.url, invite.identity, invite.site))
-    return keys.router_id.spoken, enrolled.site, invite.url

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from isthmus.adapters.blobstore.bridge import BridgeBlobstore
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeClient, usable_ca
 from isthmus.adapters.signalling.bridge import BridgeSignalling
 from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.stream import Cloud
@@ -90,7 +90,8 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         directory = Directory(store, keys, clock, alert=audit.alert)
         metrics = Metrics()
         tasks = Tasks("router")
-        bridge = BridgeClient(membership.url, membership.identity, keys.identity)  # it learns its own offset
+        ca = None if membership.ca is None else usable_ca(membership.ca)
+        bridge = BridgeClient(membership.url, membership.identity, keys.identity, ca=ca)  # it learns its own offset
         stack.push_async_callback(bridge.close)
         signalling = BridgeSignalling(bridge)
         cloud = around(Cloud(signalling, BridgeBlobstore(bridge)))

@@ -26,11 +26,15 @@ PREKEY_RENEWAL: Final = DAY
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The network that this Router joined: where its Bridge is, the key that pins it, and our name there."""
+    """The network that this Router joined: where its Bridge is, the key that pins it, and our name there.
+
+    `ca`: PEM file of a CA to trust for the Bridge's certificate, beside those of the machine.
+    """
 
     url: str
     identity: bytes
     site: SiteName
+    ca: Path | None = None
 
 
 class Keys:
@@ -123,6 +127,8 @@ class Keys:
             "identity": base64.b64encode(membership.identity).decode(),
             "site": membership.site,
         }
+        if membership.ca is not None:
+            fields["ca"] = str(membership.ca)
         write_durably(self.folder / "membership.json", json.dumps(fields, indent=1).encode())
         self.membership = membership
 
@@ -151,7 +157,10 @@ def _read_membership(folder: Path) -> Membership | None:
         return None
     try:
         return Membership(
-            str(fields["url"]), base64.b64decode(str(fields["identity"])), SiteName.parse(str(fields["site"]))
+            str(fields["url"]),
+            base64.b64decode(str(fields["identity"])),
+            SiteName.parse(str(fields["site"])),
+            Path(str(fields["ca"])) if "ca" in fields else None,
         )
     except (KeyError, ValueError, OperatorError) as error:
         raise OperatorError(f"{path} is damaged", hint="join the network again with a new invite") from error

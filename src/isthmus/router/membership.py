@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeClient, usable_ca
 from isthmus.contract.invites import Invite
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import OperatorError
@@ -14,9 +14,13 @@ from isthmus.router.keys import Keys, Membership
 async def join(folder: Path, invite: Invite, *, ca: Path | None = None) -> RouterId:
     """Make the Router's keys in `folder`, enrol it, and return its ID; repeating it with the same invite is harmless.
 
-    Raises OperatorError if this Router belongs to another network already, Problem if the Bridge refuses the invite,
-    ProviderTrouble if it is out of reach, Untrusted if what answers is not the Bridge of the invite.
+    `ca` is a PEM file of a CA to trust beside those of the machine, now and whenever the Router runs.
+
+    Raises OperatorError if this Router belongs to another network already or `ca` cannot be used, Problem if the
+    Bridge refuses the invite, ProviderTrouble if it is out of reach, Untrusted if what answers is not the Bridge of
+    the invite.
     """
+    ca = None if ca is None else usable_ca(ca)
     clock = SystemClock()
     make_private_folder(folder)
     with folder_lock(folder):
@@ -28,5 +32,5 @@ async def join(folder: Path, invite: Invite, *, ca: Path | None = None) -> Route
             )
         async with BridgeClient(invite.url, invite.identity, keys.identity, ca=ca, clock=clock) as bridge:
             await bridge.enrol(invite, keys.prekey_document())
-        keys.join(Membership(invite.url, invite.identity, invite.site))
+        keys.join(Membership(invite.url, invite.identity, invite.site, ca))
     return keys.router_id

@@ -16,8 +16,8 @@ bridge list
 bridge withdraw
 bridge revoke
 router check
-router join
-router run --dicom --console
+router join --ca
+router run --dicom --dicom-tls --console
 router pause
 router status
 site list

@@ -1,5 +1,6 @@
 """The commands on a Router that does not run: real keys and tables in a folder, no network."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 
 from isthmus import cli
 from isthmus.contract.invites import Invite
-from isthmus.kit.names import SiteName
+from isthmus.kit.names import AETitle, SiteName
+from isthmus.router.callers import UnknownCallers
 from isthmus.router.keys import Keys, Membership
+from isthmus.router.store import Store
 
 
 @pytest.fixture
@@ -174,6 +177,20 @@ def test_a_router_that_is_a_member_does_not_join_another_network(shell: Shell, m
 
 def test_a_damaged_invite_is_said_to_be_one(shell: Shell) -> None:
     assert "not an invite" in shell("router join hello", status=1)
+
+
+def test_a_ca_that_cannot_be_used_is_told_before_anything_is_asked(shell: Shell, tmp_path: Path) -> None:
+    invite = Invite("https://bridge.example.org", bytes(32), SiteName("north"), bytes(32))
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    assert "cannot use the CA file" in shell(f"router join {invite} --ca {tmp_path / 'ca.pem'}", status=1)
+
+
+def test_a_caller_with_a_strange_title_is_listed_with_a_command_that_may_be_pasted(folder: Path, shell: Shell) -> None:
+    with contextlib.closing(Store.open(folder / "router.db")) as store:
+        callers = UnknownCallers(store)
+        callers.note(AETitle("$(reboot)"), "192.0.2.99", AETitle("PACS"), 1.0)
+        callers.flush()
+    assert "isthmus device add '$(reboot)@192.0.2.99'" in shell("device unknown")
 
 
 def test_nothing_at_all_listed_says_what_to_do_next(shell: Shell) -> None:

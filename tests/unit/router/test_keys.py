@@ -73,8 +73,9 @@ def test_the_prekey_document_is_the_newest_signed_by_this_router(tmp_path: Path)
     assert Prekey.parse(payload).not_after == NOW + 30 * DAY
 
 
-def test_the_membership_is_remembered(tmp_path: Path) -> None:
-    membership = Membership("https://bridge.example", bytes(range(32)), SiteName("home"))
+@pytest.mark.parametrize("ca", [None, Path("/etc/ssl/hospital-ca.pem")])
+def test_the_membership_is_remembered(tmp_path: Path, ca: Path | None) -> None:
+    membership = Membership("https://bridge.example", bytes(range(32)), SiteName("home"), ca)
     Keys.open(tmp_path, now=NOW).join(membership)
     assert Keys.open(tmp_path, now=NOW).membership == membership
 
