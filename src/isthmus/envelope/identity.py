@@ -1,5 +1,6 @@
 """Who a Router or a Bridge is: an Ed25519 key pair, and the Router ID that people compare (docs/protocol/keys.md)."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,24 +33,37 @@ class RouterId(str):
         """Return the ID of the Router whose Ed25519 public key this is. Raises Untrusted if it cannot be a key."""
         if len(public) != PUBLIC_KEY_BYTES:
             raise Untrusted(f"a public key has {PUBLIC_KEY_BYTES} bytes, not {len(public)}")
-        return cls._spell(hashlib.sha256(public).digest()[:_ID_BYTES])
+        return cls(_id_of_public(public))
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the ID that a person typed, with any hyphens, spaces and case. Raises OperatorError if mistyped."""
-        value = base32.unspell(text, what="Router ID")
-        if len(value) != _ID_BYTES:
-            raise OperatorError("this Router ID is not whole", hint="copy all of it")
-        return cls._spell(value)
+        return cls(_id_of_text("".join(text.upper().split()).replace("-", "")))  # so that what is cached is short
 
     @property
     def spoken(self) -> str:
         """The ID in groups of five, for screens and phones."""
         return base32.spell(base32.unspell(self))
 
-    @classmethod
-    def _spell(cls, value: bytes) -> Self:
-        return cls(base32.spell(value).replace("-", ""))
+
+# Every signed request names a Router, and these are hundreds of small steps each. Bounded: anybody can send a name.
+
+
+@functools.lru_cache(maxsize=4096)
+def _id_of_public(public: bytes) -> str:
+    return _spelled(hashlib.sha256(public).digest()[:_ID_BYTES])
+
+
+@functools.lru_cache(maxsize=4096)
+def _id_of_text(text: str) -> str:
+    value = base32.unspell(text, what="Router ID")
+    if len(value) != _ID_BYTES:
+        raise OperatorError("this Router ID is not whole", hint="copy all of it")
+    return _spelled(value)
+
+
+def _spelled(value: bytes) -> str:
+    return base32.spell(value).replace("-", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from isthmus.contract.documents import DocumentKind, SignedDocument
 from isthmus.envelope.certificates import check_endorsement, endorse
 from isthmus.envelope.documents import open_document, sign_document
-from isthmus.envelope.identity import Identity, RouterId, verify
+from isthmus.envelope.identity import Identity, RouterId, _id_of_public, _id_of_text, verify
 from isthmus.errors import LocalMisuse, OperatorError, Untrusted
 from isthmus.kit import base32
 
@@ -26,6 +26,22 @@ def test_the_private_key_is_in_no_repr() -> None:
     assert OTHER.private.hex() not in repr(OTHER)
     assert repr(OTHER.private) not in repr(OTHER)
     assert "Ed25519PrivateKey" not in repr(OTHER)
+
+
+def test_a_router_id_is_worked_out_once_and_however_it_is_spelled() -> None:
+    router_id, worked_out = OTHER.router_id, _id_of_text.cache_info().misses
+    spellings = [router_id, router_id.lower(), router_id.spoken, f" {router_id.spoken} ", router_id + " " * 100_000]
+    assert {RouterId.parse(spelling) for spelling in spellings} == {router_id}
+    assert _id_of_text.cache_info().misses <= worked_out + 1
+    worked_out = _id_of_public.cache_info().misses
+    assert RouterId.from_public(OTHER.public) == router_id
+    assert _id_of_public.cache_info().misses == worked_out
+
+
+def test_a_mistyped_router_id_is_told_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(OperatorError, match="mistyped"):
+            RouterId.parse("A" * 36)
 
 
 def test_a_router_id_is_a_mailbox_name_and_reads_in_groups() -> None:
