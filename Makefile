@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env tools demo test check unit interop fuzz bench-live faults lock clean
+.PHONY: help env tools demo test check docs unit interop fuzz bench-live faults lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -27,6 +27,9 @@ check: env       ## ruff, mypy strict, import-linter
 	.venv/bin/ruff format --check src tests bench
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: env        ## write the pages that say what the code says: commands, API, tables
+	$(PY) scripts/generate-docs
 
 unit: env        ## the quick tests: no sockets
 	$(PY) -m pytest tests/unit tests/vectors
