@@ -110,16 +110,7 @@ class Answering:
             live.demand_room(session)
             await self._relay(opened, admission, session, state)
         except AssociationRefused as refused:
-            _log.info(
-                "association refused",
-                calling=opened.calling,
-                called=opened.called,
-                answer=f"{refused.result}/{refused.source}/{refused.reason}",
-                why=str(refused),
-                hint=refused.hint,
-            )
-            core.metrics.refused(f"{refused.result}/{refused.source}/{refused.reason}")
-            core.audit.refused(calling=opened.calling, called=opened.called, outcome=str(refused))
+            live.note_refusal(opened.calling, opened.called, refused)
             await self._reply_refusal(opened, as_reject(refused), state)
         finally:
             patience.cancel()

@@ -233,15 +233,28 @@ class Live:
     def refused_here(self, session: Session, command: RefusedHere) -> None:
         """A device asked for what no DICOM association can be."""
         answer = command.answer
-        self.core.metrics.refused(f"{answer.result}/{answer.source}/{answer.reason}")
+        refused = AssociationRefused(
+            "not the DICOM application context, or another protocol version",
+            result=answer.result,
+            source=answer.source,
+            reason=answer.reason,
+        )
+        self.note_refusal(command.request.calling, command.request.called, refused, address=session.address)
+
+    def note_refusal(self, calling: str, called: str, refused: AssociationRefused, *, address: str = "") -> None:
+        """Log, count and audit a refusal of ours: one line with what lacks and what would mend it."""
+        answer = f"{refused.result}/{refused.source}/{refused.reason}"
         _log.info(
             "association refused",
-            calling=command.request.calling,
-            called=command.request.called,
-            address=session.address,
-            answer=f"{answer.result}/{answer.source}/{answer.reason}",
-            why="not the DICOM application context, or another protocol version",
+            calling=calling,
+            called=called,
+            address=address,
+            answer=answer,
+            why=str(refused),
+            hint=refused.hint,
         )
+        self.core.metrics.refused(answer)
+        self.core.audit.refused(calling=calling, called=called, outcome=str(refused))
 
     def on_answer(self, session: Session, answer: Callable[[Answered], None]) -> None:
         """Name who waits for the device's answer, or for its end before one."""

@@ -59,17 +59,7 @@ class Opening:
         try:
             await self._route(session, request)
         except AssociationRefused as refused:
-            _log.info(
-                "association refused",
-                calling=request.calling,
-                called=request.called,
-                address=session.address,
-                answer=f"{refused.result}/{refused.source}/{refused.reason}",
-                why=str(refused),
-                hint=refused.hint,
-            )
-            core.metrics.refused(f"{refused.result}/{refused.source}/{refused.reason}")
-            core.audit.refused(calling=request.calling, called=request.called, outcome=str(refused))
+            self._live.note_refusal(request.calling, request.called, refused, address=session.address)
             now = core.clock.monotonic()
             connection.do(connection.side.reject(refused.result, refused.source, refused.reason, now))
         except IsthmusError as error:
