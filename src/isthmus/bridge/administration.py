@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,7 +98,7 @@ class Administration:
         return {
             "running": self._address is not None,
             "version": __version__,
-            "url": self._url() if self._address is not None or _stored_url(parts.config.data) else None,
+            "url": self._url() if self._address is not None or _stored(parts.config.data, "url") else None,
             "identity": parts.identity.router_id.spoken,
             "listen": None if self._address is None else str(self._address.listen),
             "sites": len(parts.accounts.all),
@@ -117,18 +117,18 @@ class Administration:
     def _url(self) -> str:
         if self._address is not None:
             return self._address.url
-        stored = _stored_url(self._parts.config.data)
+        stored = _stored(self._parts.config.data, "url")
         if stored is None:
             raise OperatorError("this Bridge has never run, so its address is not known", hint="isthmus bridge run")
         return stored
 
 
 @asynccontextmanager
-async def open_administration(data: Path, database_url: str | None = None) -> AsyncIterator[Administration]:
-    """Administer a Bridge that does not run. Raises OperatorError if it does, since it then holds its folder."""
+async def open_administration(data: Path) -> AsyncIterator[Administration]:
+    """Administer a Bridge that does not run, on the database of its last run. Raises OperatorError if it does, since it then holds its folder."""
     make_private_folder(data)
     with folder_lock(data):
-        config = BridgeConfig(data=data, listen=HostPort("127.0.0.1", 0), database_url=database_url)
+        config = with_stored_database(BridgeConfig(data=data, listen=HostPort("127.0.0.1", 0)))
         parts = await Parts.open(config, SystemClock())
         try:
             yield Administration(parts, None)
@@ -136,14 +136,20 @@ async def open_administration(data: Path, database_url: str | None = None) -> As
             await parts.close()
 
 
-def store_url(folder: Path, url: str) -> None:
-    """Remember how Routers reach this Bridge, for invites made while it does not run."""
-    write_durably(folder / _ADDRESS_FILE, json.dumps({"url": url}).encode())
+def store_address(config: BridgeConfig, url: str) -> None:
+    """Remember how Routers reach this Bridge and where its database is, for what is done while it does not run."""
+    fields = {"url": url} if config.database_url is None else {"url": url, "database_url": config.database_url}
+    write_durably(config.data / _ADDRESS_FILE, json.dumps(fields).encode())
 
 
-def _stored_url(folder: Path) -> str | None:
-    stored = (read_json(folder / _ADDRESS_FILE) or {}).get("url")
-    return stored if isinstance(stored, str) else None
+def with_stored_database(config: BridgeConfig) -> BridgeConfig:
+    """Return `config` with the database of the last run, unless it names one itself."""
+    return config if config.database_url else replace(config, database_url=_stored(config.data, "database_url"))
+
+
+def _stored(folder: Path, name: str) -> str | None:
+    value = (read_json(folder / _ADDRESS_FILE) or {}).get(name)
+    return value if isinstance(value, str) else None
 
 
 def _shown(entry: Any) -> dict[str, Any]:

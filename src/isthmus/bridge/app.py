@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from isthmus.bridge.administration import Administration, store_url
+from isthmus.bridge.administration import Administration, store_address, with_stored_database
 from isthmus.bridge.config import BridgeAddress, BridgeConfig
 from isthmus.bridge.control import FILE, Control
 from isthmus.bridge.http import make_app
@@ -62,12 +62,13 @@ async def run_bridge(
 
     `joined` is called just before with the parts, for those who look inside.
 
-    Raises OperatorError if its folder is in use or damaged, or its address is taken.
+    Raises OperatorError if its folder or database is in use or damaged, or its address is taken.
     """
     clock = clock or SystemClock()
     raise_open_file_limit()
     make_private_folder(config.data)
     with folder_lock(config.data):
+        config = with_stored_database(config)
         parts = await Parts.open(config, clock)
         tasks = Tasks("bridge")
         try:
@@ -98,7 +99,7 @@ async def _serve(parts: Parts, tasks: Tasks, stop: asyncio.Event, ready: Callabl
         _running(make_app(parts), public, tasks, tls=parts.tls, ws=sockets),
         _running(control.app, local, tasks, tls=None, ws="none"),
     ):
-        store_url(config.data, address.url)
+        store_address(config, address.url)
         control.write_file(config.data, control_url)
         tasks.spawn(_expire(parts), name="expiring leases")
         tasks.spawn(_sweep(parts), name="sweeping")

@@ -20,7 +20,8 @@ class BridgeConfig:
         tls: False behind a reverse proxy that speaks TLS, or inside a trusted network.
         certificate: PEM file of the certificate (chain) to use instead of a self-made one.
         key: PEM file of its private key.
-        database_url: PostgreSQL URL of SQLAlchemy's kind (postgresql+asyncpg://...); None is SQLite in `data`.
+        database_url: postgresql://USER:PASSWORD@HOST/NAME; None is what the last run used, and SQLite in `data` at
+            first.
         blob_quota: bytes that the built-in blobstore keeps for one site.
         blob_seconds: for how long it keeps a blob that nobody deletes.
     """

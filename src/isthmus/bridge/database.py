@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, MetaData, event, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, Connection, MetaData, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from isthmus.errors import OperatorError
+from isthmus.errors import OperatorError, ProviderTrouble, Retry
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _NAMING: Final = {
@@ -20,6 +20,19 @@ _NAMING: Final = {
     "uq": "uq_%(table_name)s_%(column_0_name)s",
     "pk": "pk_%(table_name)s",
 }
+_ONE_CONNECTION: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0}
+_POSTGRESQL: Final = "postgresql+asyncpg"
+_SETTINGS: Final = {
+    "application_name": "isthmus-bridge",
+    # a Bridge that is gone without a word must not hold its lock for hours
+    "tcp_keepalives_idle": "20",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+_CONNECT_SECONDS: Final = 10.0
+_LOCK: Final = 0x697374686D7573  # the number that all Bridges mean by "this database is mine"
+_LOCK_WAIT_MILLISECONDS: Final = 3000  # a Bridge that has just stopped may hold it a moment longer
+_LOCK_NOT_AVAILABLE: Final = "55P03"  # PostgreSQL's appendix A
 
 
 class Base(DeclarativeBase):
@@ -38,18 +51,43 @@ def to_seconds(micros: int) -> float:
     return micros / 1_000_000
 
 
+class _InUse(Exception):
+    """Another Bridge holds the database's lock."""
+
+
 class Database:
-    """One engine. On SQLite there is exactly one connection: two writers can corrupt a log that is being reset."""
+    """One engine with exactly one connection.
+
+    On SQLite, two writers can corrupt a log that is being reset. On PostgreSQL, each connection takes a lock that the
+    server keeps for it, so that nothing is ever written beside another Bridge, even after the connection broke.
+    """
 
     def __init__(self, url: str) -> None:
-        """Describe a database; nothing is opened yet. `url` is SQLAlchemy's, with an async driver."""
-        self._sqlite = url.startswith("sqlite")
-        sizes: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if self._sqlite else {"pool_pre_ping": True}
-        self._engine: AsyncEngine = create_async_engine(url, hide_parameters=True, **sizes)
+        """Describe a database; nothing is opened yet. Raises OperatorError if `url` is of no kind that is known."""
+        parsed = _parse(url)
+        self._sqlite = parsed.drivername.startswith("sqlite")
+        try:
+            self._engine: AsyncEngine = (
+                create_async_engine(parsed, hide_parameters=True, **_ONE_CONNECTION)
+                if self._sqlite
+                else create_async_engine(
+                    parsed,
+                    hide_parameters=True,
+                    pool_pre_ping=True,
+                    connect_args={"server_settings": _SETTINGS, "timeout": _CONNECT_SECONDS},
+                    **_ONE_CONNECTION,
+                )
+            )
+        except ModuleNotFoundError as error:
+            raise OperatorError(
+                f"PostgreSQL needs the Python package {error.name}", hint="install isthmus[postgres]"
+            ) from error
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
         if self._sqlite:
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._engine.sync_engine, "begin", _begin_immediate)
+        else:
+            event.listen(self._engine.sync_engine, "connect", _take_lock)
 
     @classmethod
     def in_folder(cls, folder: Path) -> "Database":
@@ -59,7 +97,10 @@ class Database:
         return cls(f"sqlite+aiosqlite:///{path}")
 
     async def open(self) -> None:
-        """Check the file and bring its schema up to date. Raises OperatorError if it is damaged or out of reach."""
+        """Check the file and bring its schema up to date.
+
+        Raises OperatorError if it is damaged, out of reach, or another Bridge's.
+        """
         try:
             async with self._engine.begin() as connection:
                 if self._sqlite:
@@ -67,14 +108,29 @@ class Database:
                     if verdict != "ok":
                         raise OperatorError(f"the Bridge database is damaged: {verdict}", hint="restore a backup")
                 await connection.run_sync(_upgrade)
+        except _InUse as error:
+            raise OperatorError(
+                "another Bridge uses this database", hint="stop that one, or choose another with --database-url"
+            ) from error
         except (SQLAlchemyError, OSError) as error:
-            raise OperatorError(f"cannot open the Bridge database: {error}") from error
+            reason = getattr(error, "orig", None) or error
+            raise OperatorError(f"cannot open the Bridge database: {reason}", hint="is --database-url right?") from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """Give a session that commits when the block ends, durably, and rolls back if it raises."""
-        async with self._sessions() as session, session.begin():
-            yield session
+        """Give a session that commits when the block ends, durably, and rolls back if it raises.
+
+        Raises ProviderTrouble if the database is away.
+        """
+        try:
+            async with self._sessions() as session, session.begin():
+                yield session
+        except _InUse as error:
+            raise ProviderTrouble("another Bridge has taken the database", retry=Retry.LATER) from error
+        except (OSError, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                raise
+            raise ProviderTrouble("the Bridge's database is out of reach", retry=Retry.LATER) from error
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -92,6 +148,37 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 def _begin_immediate(connection: Connection) -> None:
     # a deferred transaction that reads and then writes fails at once if another process writes in between
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _take_lock(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"SET lock_timeout = {_LOCK_WAIT_MILLISECONDS}")
+        cursor.execute(f"SELECT pg_advisory_lock({_LOCK})")
+        cursor.execute("SET lock_timeout = DEFAULT")
+        connection.commit()
+    except Exception as error:
+        connection.close()
+        if getattr(error, "sqlstate", "") == _LOCK_NOT_AVAILABLE:
+            raise _InUse from error
+        raise
+    finally:
+        cursor.close()
+
+
+def _parse(url: str) -> URL:
+    """Return the URL with its driver. What is wrong with it is not quoted: it may hold a password."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise OperatorError("the database URL is not one", hint="postgresql://USER:PASSWORD@HOST/NAME") from error
+    if parsed.drivername in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername=_POSTGRESQL)
+    if parsed.drivername not in {_POSTGRESQL, "sqlite+aiosqlite"}:
+        raise OperatorError(
+            f"the Bridge knows no database of kind {parsed.drivername}", hint="postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    return parsed
 
 
 def _upgrade(connection: Connection) -> None:

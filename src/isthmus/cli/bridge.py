@@ -33,6 +33,7 @@ def run(
     tls: Annotated[bool, Parameter(name="--tls", negative="--no-tls")] = True,
     certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    database_url: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_DATABASE_URL")] = None,
     verbose: Annotated[bool, Parameter(negative="")] = False,
     data: Data = None,
 ) -> None:
@@ -49,6 +50,7 @@ def run(
         tls: --no-tls speaks plain HTTP, behind a reverse proxy or in a trusted network.
         certificate: PEM file with the certificate chain to use instead of the self-made one.
         key: PEM file with the private key of that certificate.
+        database_url: postgresql://USER:PASSWORD@HOST/NAME to use instead of a file in --data; given once, it is kept.
         verbose: log details too.
     """
     from isthmus.bridge.app import BridgeAddress, BridgeConfig, run_bridge
@@ -61,6 +63,7 @@ def run(
         tls=tls,
         certificate=certificate,
         key=key,
+        database_url=database_url,
     )
 
     def ready(address: BridgeAddress) -> None:

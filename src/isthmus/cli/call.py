@@ -79,7 +79,7 @@ def _ask(control: dict[str, object], operation: str, arguments: dict[str, object
 
 def _do_here(folder: Path, part: Part, operation: str, arguments: dict[str, object]) -> Any:
     if part is Part.ROUTER:
-        from isthmus.router.administration import open_administration
+        from isthmus.router.control.administration import open_administration
 
         with open_administration(folder) as router:
             return router.perform(operation, arguments)

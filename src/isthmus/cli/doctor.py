@@ -10,7 +10,7 @@ from isthmus.cli.options import AsJson, Data, Part, folder_of
 from isthmus.errors import OperatorError
 
 if TYPE_CHECKING:
-    from isthmus.router.records import LocalDevice
+    from isthmus.router.routing.records import LocalDevice
 
 
 def doctor(*, data: Data = None, as_json: AsJson = False) -> int:
@@ -22,8 +22,8 @@ def doctor(*, data: Data = None, as_json: AsJson = False) -> int:
     isthmus doctor
     ```
     """
-    from isthmus.router.check import Level, as_rows
-    from isthmus.router.doctor import examine
+    from isthmus.router.control.check import Level, as_rows
+    from isthmus.router.control.doctor import examine
 
     folder = folder_of(Part.ROUTER, data)
     findings = examine(folder, echo=_echo(data) if _runs(folder) else None)

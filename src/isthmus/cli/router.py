@@ -31,8 +31,8 @@ def check(url: Annotated[str, Parameter(metavar="URL")], /, *, as_json: AsJson =
     Args:
         url: the Bridge's address, from its operator.
     """
-    from isthmus.router.check import as_rows
-    from isthmus.router.check import check as look
+    from isthmus.router.control.check import as_rows
+    from isthmus.router.control.check import check as look
 
     report = look(url)
     if as_json:

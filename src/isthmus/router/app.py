@@ -22,20 +22,20 @@ from isthmus.kit.files import folder_lock, make_private_folder
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.signalling import PromptSignalling, Signalling
-from isthmus.router.administration import Administration
-from isthmus.router.answering import Answering
 from isthmus.router.audit import Audit
 from isthmus.router.config import RouterConfig
-from isthmus.router.control import Control
-from isthmus.router.directory import Directory
-from isthmus.router.echo import Echo
+from isthmus.router.control.administration import Administration
+from isthmus.router.control.api import Control
+from isthmus.router.control.operations import LiveOperations
 from isthmus.router.keys import Keys
-from isthmus.router.lan import LanListener
-from isthmus.router.live import Core, Live
+from isthmus.router.lan.listener import LanListener
+from isthmus.router.live.answering import Answering
+from isthmus.router.live.echo import Echo
+from isthmus.router.live.opening import Opening
+from isthmus.router.live.registry import Core, Live
 from isthmus.router.metrics import Metrics
-from isthmus.router.opening import Opening
-from isthmus.router.operations import LiveOperations
-from isthmus.router.store import Store
+from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.store import Store
 from isthmus.router.sync import Sync
 
 _log = structlog.get_logger()

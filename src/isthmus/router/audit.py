@@ -17,8 +17,8 @@ import structlog
 
 from isthmus.kit.clock import Clock
 from isthmus.kit.tasks import Tasks
-from isthmus.router.records import DAY
-from isthmus.router.store import Store
+from isthmus.router.routing.records import DAY
+from isthmus.router.routing.store import Store
 
 _log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from isthmus.envelope.prekeys import PrekeyPair
 from isthmus.errors import OperatorError
 from isthmus.kit.files import make_private_folder, read_json, write_durably
 from isthmus.kit.names import SiteName
-from isthmus.router.records import DAY
+from isthmus.router.routing.records import DAY
 
 PREKEY_LIFETIME: Final = 30 * DAY  # others may seal to it for so long
 PREKEY_KEPT: Final = 30 * DAY  # and it opens for so long after that

@@ -18,10 +18,10 @@ from isthmus.kit.backoff import delays
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.tasks import Tasks
 from isthmus.router.audit import Audit
-from isthmus.router.directory import Directory
 from isthmus.router.keys import Keys
 from isthmus.router.metrics import Metrics
-from isthmus.router.records import DAY
+from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.records import DAY
 
 _log = structlog.get_logger()
 

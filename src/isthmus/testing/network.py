@@ -23,12 +23,12 @@ from isthmus.contract.invites import Invite
 from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
-from isthmus.router.answering import Answering
 from isthmus.router.app import RouterAddress, run_router
 from isthmus.router.config import RouterConfig, RouterLimits
-from isthmus.router.connection import DeviceConnection
-from isthmus.router.lan import LanConnection
-from isthmus.router.live import Live
+from isthmus.router.lan.connection import DeviceConnection
+from isthmus.router.lan.listener import LanConnection
+from isthmus.router.live.answering import Answering
+from isthmus.router.live.registry import Live
 from isthmus.router.membership import join
 from isthmus.testing.devices import Listening
 

@@ -10,7 +10,7 @@ import pytest
 from isthmus.bridge.gate import MAX_PROBE_BYTES
 from isthmus.bridge.probe.service import BUDGET_BYTES, MOST_AT_ONCE
 from isthmus.contract.rest import API
-from isthmus.router.check import Level, check
+from isthmus.router.control.check import Level, check
 from isthmus.testing.bridge import BridgeUnderTest
 from isthmus.testing.network import until
 

@@ -317,7 +317,7 @@ async def test_a_site_that_accepted_nobody_is_never_reached_and_sends_nothing(tm
 
 async def test_a_forged_answer_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Bridge keeps the offer to itself and answers in south's place, again and again."""
-    monkeypatch.setattr("isthmus.router.opening.HEARD_SECONDS", 1.0)
+    monkeypatch.setattr("isthmus.router.live.opening.HEARD_SECONDS", 1.0)
     async with scene(tmp_path) as here:
         forger = here.stranger("south")
 

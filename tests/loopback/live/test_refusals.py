@@ -357,7 +357,7 @@ async def test_a_devices_limit_counts_associations_that_are_still_being_set_up(t
 
 async def test_what_is_refused_is_closed_when_artim_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After our A-ASSOCIATE-RJ the caller has ARTIM (10 s, here 0.2) to close; then the Router does."""
-    monkeypatch.setattr("isthmus.router.lan.UpperLayer", functools.partial(UpperLayer, artim=0.2))
+    monkeypatch.setattr("isthmus.router.lan.listener.UpperLayer", functools.partial(UpperLayer, artim=0.2))
     async with two_sites(tmp_path) as (network, archive, _pacs):
         north = network.sites["north"]
         async with calling(north.port) as wire:

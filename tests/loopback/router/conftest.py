@@ -8,13 +8,13 @@ import pytest
 
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.names import HostPort
-from isthmus.router.administration import Administration
 from isthmus.router.audit import Audit
-from isthmus.router.control import Control
-from isthmus.router.directory import Directory
+from isthmus.router.control.administration import Administration
+from isthmus.router.control.api import Control
 from isthmus.router.keys import Keys
 from isthmus.router.metrics import Metrics
-from isthmus.router.store import Store
+from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.store import Store
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from isthmus.errors import OperatorError
-from isthmus.router.check import Level, Report, Way, check
+from isthmus.router.control.check import Level, Report, Way, check
 
 Answer = Callable[[str, str, dict[str, str], bytes], tuple[int, bytes]]
 

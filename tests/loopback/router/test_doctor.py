@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from isthmus.kit.names import HostPort
-from isthmus.router.check import Level
-from isthmus.router.doctor import examine
+from isthmus.router.control.check import Level
+from isthmus.router.control.doctor import examine
 
 
 def findings(data: Path, what: str, **options: Any) -> list[tuple[Level, str]]:

@@ -18,16 +18,16 @@ from isthmus.errors import AssociationRefused, OperatorError
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.names import AETitle, HostPort
 from isthmus.kit.tasks import Tasks
-from isthmus.router.administration import Administration
 from isthmus.router.audit import Audit
-from isthmus.router.check import Level, check
-from isthmus.router.directory import Directory
-from isthmus.router.doctor import examine
+from isthmus.router.control.administration import Administration
+from isthmus.router.control.check import Level, check
+from isthmus.router.control.doctor import examine
 from isthmus.router.keys import Keys
 from isthmus.router.membership import join
 from isthmus.router.metrics import Metrics
-from isthmus.router.records import RemoteDevice
-from isthmus.router.store import Store
+from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.records import RemoteDevice
+from isthmus.router.routing.store import Store
 from isthmus.router.sync import Sync
 
 

@@ -10,9 +10,9 @@ import pytest
 from isthmus import cli
 from isthmus.contract.invites import Invite
 from isthmus.kit.names import AETitle, SiteName
-from isthmus.router.callers import UnknownCallers
 from isthmus.router.keys import Keys, Membership
-from isthmus.router.store import Store
+from isthmus.router.routing.callers import UnknownCallers
+from isthmus.router.routing.store import Store
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.prekeys import PrekeyPair
 from isthmus.kit.names import AETitle, SiteName
-from isthmus.router.addresses import HostNames
-from isthmus.router.administration import Administration
 from isthmus.router.audit import Audit
-from isthmus.router.directory import Directory
+from isthmus.router.control.administration import Administration
 from isthmus.router.keys import Keys, Membership
-from isthmus.router.records import LocalDevice
-from isthmus.router.store import Store
+from isthmus.router.routing.addresses import HostNames
+from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.records import LocalDevice
+from isthmus.router.routing.store import Store
 from isthmus.testing.clock import FakeClock
 
 DAY = 86_400.0

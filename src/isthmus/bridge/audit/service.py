@@ -56,7 +56,7 @@ class Audit:
             await asyncio.sleep(_BATCH_SECONDS)
             try:
                 await self.flush()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, ProviderTrouble) as error:
                 _log.error("audit not written", error=repr(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 

@@ -1,0 +1,1 @@
+"""What an operator sees and does: the operations behind CLI and console, the control API, doctor and check."""

@@ -1,0 +1,429 @@
+"""The live sessions of this Router: which there are, and which notice belongs to which.
+
+`opening` sets sessions up for local callers, `answering` for callers of other sites; both hand them to this registry,
+and from then on the session runs by itself.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+
+from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver, StreamOptions
+from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
+from isthmus.contract.rest import SessionCount, SessionEnd
+from isthmus.envelope.identity import Identity, RouterId
+from isthmus.envelope.keys import SessionKeys
+from isthmus.envelope.prekeys import PrekeyPair
+from isthmus.errors import AssociationRefused, IsthmusError, ProviderTrouble, Untrusted
+from isthmus.kit.clock import Clock
+from isthmus.kit.names import AETitle
+from isthmus.kit.tasks import Tasks
+from isthmus.relay.policy import ReturnWanted, Way
+from isthmus.relay.side import Answered, Asked, Outcome, RefusedHere
+from isthmus.router.audit import Audit
+from isthmus.router.config import RouterLimits
+from isthmus.router.live.forgotten import Forgotten
+from isthmus.router.live.session import Session
+from isthmus.router.metrics import Metrics
+from isthmus.router.routing.directory import Directory
+
+_log = structlog.get_logger()
+
+FIRST_CREDIT: Final = 4 * 1024 * 1024
+"""Stream bytes that each side may send before it hears from the other: several round trips' worth on most links."""
+RETURN_MEMORY_SECONDS: Final = 60.0
+"""How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
+
+_OF_SET_UP: Final = frozenset({NoticeKind.ACCEPT, NoticeKind.DIALLING})
+_OF_STREAM: Final = frozenset({NoticeKind.DATA, NoticeKind.DATA_BLOB, NoticeKind.CONTROL})
+
+Random = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every part of the live relay works with."""
+
+    identity: Identity
+    prekeys: Callable[[], Mapping[bytes, PrekeyPair]]
+    directory: Directory
+    bridge: BridgeClient
+    cloud: Cloud
+    pool: Pool
+    clock: Clock
+    tasks: Tasks
+    audit: Audit
+    metrics: Metrics
+    limits: RouterLimits
+    stream: StreamOptions = field(default_factory=StreamOptions)
+    random: Random = secrets.token_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedReturn:
+    """A called device was asked to call back: the session that asked vouches for it."""
+
+    router_id: RouterId
+    parent: bytes
+    until: float
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A session that this Router offered and the far one has not answered."""
+
+    answer: asyncio.Future[bytes]
+    dialling: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Opener(Protocol):
+    """Sets up what local devices ask for."""
+
+    def asked(self, session: Session, command: Asked) -> None:
+        """A local device asks for an association."""
+        ...
+
+
+class Answerer(Protocol):
+    """Answers what other sites offer."""
+
+    def offer(self, session_id: bytes, notice: bytes) -> None:
+        """An OFFER notice came, perhaps again."""
+        ...
+
+    def withdrawn(self, session_id: bytes) -> bool:
+        """The far Router gave up before it had an answer."""
+        ...
+
+    def forget(self, session_id: bytes) -> None:
+        """The session is over."""
+        ...
+
+
+class Live:
+    """The registry of live sessions; performs what is the same for both sides of one."""
+
+    def __init__(self, core: Core) -> None:
+        self.core: Final = core
+        self.sessions: Final[dict[bytes, Session]] = {}
+        self.links: Final[dict[bytes, Duplex]] = {}
+        self.waiting: Final[dict[bytes, Waiting]] = {}
+        self.paused = False
+        self._expected: dict[tuple[AETitle, AETitle], ExpectedReturn] = {}
+        self._opener: Opener | None = None
+        self._answerer: Answerer | None = None
+        self._on_answer: dict[Session, Callable[[Answered], None]] = {}
+        self._forgotten = Forgotten()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def __repr__(self) -> str:
+        return f"<Live: {len(self.sessions)} sessions, {len(self.waiting)} offered>"
+
+    def handle(self, opener: "Opener", answerer: "Answerer") -> None:
+        """Name who sets sessions up: for local callers, and for offers of other sites."""
+        self._opener = opener
+        self._answerer = answerer
+
+    # -- notices ---------------------------------------------------------------------------------------------------
+
+    def notice(self, notice: bytes) -> None:
+        """Take a session's notice from the signalling service: whatever is wrong with it stays here."""
+        if len(notice) < PREFIX_BYTES:
+            return
+        kind = notice[0]
+        session_id = notice[1:PREFIX_BYTES]
+        if (link := self.links.get(session_id)) is not None and kind != NoticeKind.OFFER:
+            if kind not in _OF_SET_UP:  # an accept that is repeated has been heard already
+                self._give(link, session_id, notice)
+        elif (waiting := self.waiting.get(session_id)) is not None:
+            self._answer_came(kind, notice, waiting)
+        elif self._answerer is None:
+            return
+        elif kind == NoticeKind.OFFER:
+            self._answerer.offer(session_id, notice)
+        elif kind == NoticeKind.GONE:
+            self._answerer.withdrawn(session_id)
+        elif kind in _OF_STREAM and (far := self._forgotten.whom_to_tell(session_id, self.core.clock.monotonic())):
+            self.core.tasks.spawn(self.tell(far, NoticeKind.GONE, session_id), name="say that a session is over")
+
+    @staticmethod
+    def _give(link: Duplex, session_id: bytes, notice: bytes) -> None:
+        try:
+            link.receive(notice)
+        except Exception:  # noqa: BLE001 - a fault of ours; all other sessions hear through the same connection
+            _log.exception("a session is ended by a fault of Isthmus", session=session_id.hex()[:8])
+            link.close()
+
+    @staticmethod
+    def _answer_came(kind: int, notice: bytes, waiting: Waiting) -> None:
+        if kind == NoticeKind.ACCEPT and not waiting.answer.done():
+            waiting.answer.set_result(notice[PREFIX_BYTES:])
+        elif kind == NoticeKind.DIALLING:
+            waiting.dialling.set()
+
+    async def tell(self, router_id: str, kind: NoticeKind, session_id: bytes, body: bytes = b"") -> None:
+        """Send a small notice; if the service is down, whoever waits for it will ask again."""
+        try:
+            await self.core.cloud.signalling.publish(router_id, pack(kind, session_id, body))
+        except ProviderTrouble as trouble:
+            _log.warning("notice not sent", kind=kind.name, session=session_id.hex()[:8], reason=str(trouble))
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        observer: DuplexObserver,
+        session_id: bytes,
+        far_router: str,
+        keys: SessionKeys,
+        *,
+        credit_out: int,
+    ) -> Duplex:
+        """Open the session's stream over the cloud, run it, and route its notices to it; `observer` hears of it."""
+        core = self.core
+        link = Duplex(
+            session_id=session_id,
+            keys=keys,
+            cloud=core.cloud,
+            to=far_router,
+            pool=core.pool,
+            clock=core.clock,
+            first_credit_out=credit_out,
+            first_credit_in=FIRST_CREDIT,
+            observer=observer,
+            options=core.stream,
+        )
+        self.links[session_id] = link
+        core.tasks.spawn(self._run(link, session_id, far_router, observer), name=f"stream of {session_id.hex()[:8]}")
+        return link
+
+    async def _run(self, link: Duplex, session_id: bytes, far_router: str, observer: DuplexObserver) -> None:
+        try:
+            await link.run()
+        finally:
+            self.links.pop(session_id, None)
+            self._forgotten.add(session_id, far_router, self.core.clock.monotonic())
+            self.core.metrics.resent(link.stats.resent)
+            if self._answerer is not None:
+                self._answerer.forget(session_id)
+        if isinstance(observer, Session) and observer.outcome is None:
+            observer.on_broken(StreamEnded())
+
+    def established(self, session: Session) -> None:
+        """A session relays from now on."""
+        self.sessions[session.session_id] = session
+        self.idle.clear()
+        self.core.audit.opened(session)
+        self.core.metrics.opened(seconds=self.core.clock.now() - session.started)
+
+    # -- the sessions' owner ---------------------------------------------------------------------------------------
+
+    def asked(self, session: Session, command: Asked) -> None:
+        """A local device asks for an association."""
+        assert self._opener is not None
+        self._opener.asked(session, command)
+
+    def refused_here(self, session: Session, command: RefusedHere) -> None:
+        """A device asked for what no DICOM association can be."""
+        answer = command.answer
+        refused = AssociationRefused(
+            "not the DICOM application context, or another protocol version",
+            result=answer.result,
+            source=answer.source,
+            reason=answer.reason,
+        )
+        self.note_refusal(command.request.calling, command.request.called, refused, address=session.address)
+
+    def note_refusal(self, calling: str, called: str, refused: AssociationRefused, *, address: str = "") -> None:
+        """Log, count and audit a refusal of ours: one line with what lacks and what would mend it."""
+        answer = f"{refused.result}/{refused.source}/{refused.reason}"
+        _log.info(
+            "association refused",
+            calling=calling,
+            called=called,
+            address=address,
+            answer=answer,
+            why=str(refused),
+            hint=refused.hint,
+        )
+        self.core.metrics.refused(answer)
+        self.core.audit.refused(calling=calling, called=called, outcome=str(refused))
+
+    def on_answer(self, session: Session, answer: Callable[[Answered], None]) -> None:
+        """Name who waits for the device's answer, or for its end before one."""
+        self._on_answer[session] = answer
+
+    def answered(self, session: Session, command: Answered) -> None:
+        """A device answered, or is gone before that."""
+        if (answer := self._on_answer.get(session)) is not None:
+            answer(command)
+
+    def way_back(self, session: Session, wanted: ReturnWanted) -> None:
+        """A C-MOVE or N-ACTION went through: let the associations in that it causes."""
+        parties = session.parties
+        if wanted.way is Way.STORE:
+            session.moves_to = wanted.title
+        if parties is None or parties.far_site is None or not session.return_ok:
+            return
+        target = wanted.title or parties.calling
+        services = frozenset({"store" if wanted.way is Way.STORE else "commitment"})
+        if session.device_asks:
+            self.core.directory.open_return(RouterId(parties.far_router), parties.called, target, services)
+        else:
+            until = self.core.clock.monotonic() + RETURN_MEMORY_SECONDS
+            self._expected[parties.called, target] = ExpectedReturn(
+                RouterId(parties.far_router), session.session_id, until
+            )
+
+    def moved_by(self, archive: AETitle) -> list[Session]:
+        """Return the live associations in which another site asked this archive of ours, by C-MOVE, to send."""
+        return [
+            session
+            for session in self.sessions.values()
+            if session.parties is not None
+            and session.parties.called == archive
+            and not session.device_asks
+            and session.moves_to is not None
+        ]
+
+    def expected_return(self, calling: AETitle, called: AETitle) -> ExpectedReturn | None:
+        """Return the session that vouches for `calling` of ours to reach `called` elsewhere, if one does."""
+        now = self.core.clock.monotonic()
+        for key in [key for key, expected in self._expected.items() if expected.until < now]:
+            del self._expected[key]
+        return self._expected.get((calling, called))
+
+    def ended(self, session: Session) -> None:
+        """An association is over: count it and tell the Bridge."""
+        if self.sessions.pop(session.session_id, None) is None:
+            return
+        if not self.sessions:
+            self.idle.set()
+        outcome = session.outcome or Outcome.BROKEN
+        self.core.audit.association(session, outcome=outcome.value)
+        self.core.metrics.ended(outcome=outcome.name.lower(), bytes_out=session.bytes_out, bytes_in=session.bytes_in)
+        _log.info(
+            "association ended",
+            session=session.session_id.hex()[:8],
+            outcome=outcome.value,
+            bytes_out=session.bytes_out,
+            bytes_in=session.bytes_in,
+        )
+        # The caller's Router tells the Bridge; where that one is lost, the other does.
+        tells = session.device_asks or outcome is Outcome.BROKEN
+        if tells and session.parties is not None and session.parties.far_site is not None:
+            end = SessionEnd(outcome=outcome.value, bytes_out=session.bytes_out, bytes_in=session.bytes_in)
+            self.core.tasks.spawn(self.report_end(session.session_id, end), name="report the end of a session")
+
+    async def report_end(self, session_id: bytes, end: SessionEnd) -> None:
+        """Tell the Bridge that a session is over; its lease tells it too, if it cannot be told now."""
+        try:
+            await self.core.bridge.end_session(session_id, end)
+        except IsthmusError as error:
+            _log.info("the Bridge was not told of an end", session=session_id.hex()[:8], reason=str(error))
+
+    def gone(self, session: Session) -> None:
+        """Nobody waits for this device's answer any more."""
+        self._on_answer.pop(session, None)
+
+    # -- what others ask -------------------------------------------------------------------------------------------
+
+    def counts(self) -> list[SessionCount]:
+        """Return the sessions with other sites, for the heartbeat."""
+        return [
+            SessionCount(
+                session_id=session.session_id,
+                other_router_id=session.parties.far_router,
+                calling=session.parties.calling,
+                called=session.parties.called,
+                started=session.started,
+                bytes_out=session.bytes_out,
+                bytes_in=session.bytes_in,
+            )
+            for session in self.sessions.values()
+            if session.parties is not None and session.parties.far_site is not None
+        ]
+
+    @property
+    def setting_up(self) -> int:
+        """How many associations wait for a device, or for another site."""
+        return len(self._on_answer)
+
+    def demand_room(self, asking: Session) -> None:
+        """Raise AssociationRefused (2/3/2) if this Router, or the caller's address, has its number of associations.
+
+        Those that are being set up count too, or many that ask at once would all find room.
+        """
+        limits = self.core.limits
+        if self.paused:
+            raise refusal("this Router is paused or stopping", reason=2, hint="isthmus router pause --off")
+        others = [session for session in (*self.sessions.values(), *self._on_answer) if session is not asking]
+        if len(others) >= limits.live:
+            raise refusal(f"this Router relays its {limits.live} associations", reason=2)
+        address = asking.address
+        if address and sum(session.address == address for session in others) >= limits.live_per_address:
+            raise refusal(f"{address} has its {limits.live_per_address} associations", reason=2)
+
+    def of_device(self, network_title: AETitle) -> int:
+        """Return how many associations a device of ours has now as the called one, or is being asked for."""
+        relayed = [row for row in self.sessions.values() if not row.device_asks or _within_site(row)]
+        asked = [row for row in self._on_answer if not row.device_asks]
+        return sum(row.parties is not None and row.parties.called == network_title for row in (*relayed, *asked))
+
+    def let_go_of_router(self, router_id: str) -> None:
+        """End every session with a Router that the network, or this site, no longer knows."""
+        for session in list(self.sessions.values()):
+            if session.parties is not None and session.parties.far_router == router_id:
+                session.let_go()
+
+    def recheck(self) -> None:
+        """End the sessions that the tables allow no more: a site removed, a grant withdrawn, a device disabled."""
+        directory = self.core.directory
+        for session in list(self.sessions.values()):
+            parties = session.parties
+            if parties is None or parties.far_site is None:
+                continue
+            try:
+                router_id = RouterId(parties.far_router)
+                directory.pinned_key(router_id)
+                if not session.device_asks:
+                    directory.admit(router_id, parties.calling, parties.called)
+            except (Untrusted, AssociationRefused) as error:
+                _log.warning(
+                    "association ended: it is allowed no more", session=session.session_id.hex()[:8], why=str(error)
+                )
+                session.let_go()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more associations; wait for those there are, then end the rest."""
+        self.paused = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self.idle.wait()
+        except TimeoutError:
+            _log.warning("associations ended by the stop of this Router", count=len(self.sessions))
+            for session in list(self.sessions.values()):
+                session.let_go()
+
+
+def _within_site(session: Session) -> bool:
+    return session.parties is not None and session.parties.far_site is None
+
+
+class StreamEnded(IsthmusError):
+    """The stream ended before the association did."""
+
+    def __init__(self) -> None:
+        super().__init__("the stream ended before the association did")
+
+
+def refusal(message: str, *, hint: str = "", reason: int = 1) -> AssociationRefused:
+    """Return the transient refusal 2/3/reason: 1 for an outage, 2 for a limit."""
+    return AssociationRefused(message, result=2, source=3, reason=reason, hint=hint)
