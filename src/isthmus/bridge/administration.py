@@ -125,7 +125,10 @@ class Administration:
 
 @asynccontextmanager
 async def open_administration(data: Path) -> AsyncIterator[Administration]:
-    """Administer a Bridge that does not run, on the database of its last run. Raises OperatorError if it does, since it then holds its folder."""
+    """Administer a Bridge that does not run, on the database of its last run.
+
+    Raises OperatorError if it does run, since it then holds its folder.
+    """
     make_private_folder(data)
     with folder_lock(data):
         config = with_stored_database(BridgeConfig(data=data, listen=HostPort("127.0.0.1", 0)))

@@ -1,6 +1,6 @@
 """What an operator can say about a Bridge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,7 @@ class BridgeConfig:
     tls: bool = True
     certificate: Path | None = None
     key: Path | None = None
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)
     blob_quota: int = 4 * GIB
     blob_seconds: float = 86_400.0
 

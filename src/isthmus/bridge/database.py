@@ -114,7 +114,9 @@ class Database:
             ) from error
         except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
-            raise OperatorError(f"cannot open the Bridge database: {reason}", hint="is --database-url right?") from error
+            raise OperatorError(
+                f"cannot open the Bridge database: {reason}", hint="is --database-url right?"
+            ) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from isthmus.bridge.audit.models import SessionRow
 from isthmus.bridge.database import Database, to_micros, to_seconds
+from isthmus.errors import ProviderTrouble
 
 _log = structlog.get_logger()
 _BATCH_SECONDS: Final = 0.5
