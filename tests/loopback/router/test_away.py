@@ -1,8 +1,12 @@
 """What a Router says of itself when its Bridge is gone, or has shut it out."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+from structlog.testing import capture_logs
+
+from isthmus.envelope.identity import RouterId
 from isthmus.testing.network import Network, Site, until
 
 
@@ -28,15 +32,29 @@ async def test_a_router_says_that_its_bridge_is_away_and_that_it_is_back_long_be
 ) -> None:
     async with Network.running(tmp_path, ["north"]) as network:
         north = network.sites["north"]
-        listen = await network.stop_bridge()
+        with capture_logs() as logs:
+            await _away_and_back(network, north)
+    said = [line["event"] for line in logs if line["event"].startswith("signalling")]
+    assert said[0] == "signalling connection lost"
+    assert said[-1] == "signalling connected again"
+    assert said.count("signalling connected again") == 1
+    reasons = [line["error"] for line in logs if line["event"] == "signalling not connected"]
+    assert all(reason != before for before, reason in itertools.pairwise(reasons))
 
-        async def connected() -> bool:
-            return bool((await bridge_of(north))["connected"])
 
-        async def away() -> bool:
-            return not await connected()
+async def _away_and_back(network: Network, north: Site) -> None:
+    listen = await network.stop_bridge()
 
-        await until(away, 5.0)
-        assert "cannot be reached" in (await bridge_of(north))["trouble"]
-        await network.start_bridge(listen)
-        await until(connected, 8.0)
+    async def connected() -> bool:
+        return bool((await bridge_of(north))["connected"])
+
+    async def away() -> bool:
+        return not await connected()
+
+    await until(away, 5.0)
+    assert "cannot be reached" in (await bridge_of(north))["trouble"]
+    await network.start_bridge(listen)
+    await until(connected, 8.0)
+    parts = network.parts
+    assert parts is not None
+    await until(lambda: parts.hub.is_online(RouterId(north.router_id)))
