@@ -7,6 +7,7 @@ from typing import Final
 
 from isthmus.dicom import uids
 from isthmus.dicom.associate import AssociateRequest, PresentationContext
+from isthmus.dicom.command import CommandField
 from isthmus.dicom.items import RoleSelection
 from isthmus.dicom.storage_classes import STORAGE_CLASSES
 
@@ -32,8 +33,9 @@ class Decision:
 
     kept: frozenset[int]
     refused: frozenset[int]
-    forbid_store_from_requestor: bool
-    """Storage contexts were kept for C-GET's answers only: a C-STORE-RQ from the requestor ends in A-ABORT."""
+    requests: frozenset[CommandField] | None
+    """What the requestor may ask, whatever the context; None: anything. Devices exist that go by the command alone,
+    and would take a C-STORE-RQ on a context of Verification."""
 
 
 def service_of(abstract_syntax: str) -> Service | None:
@@ -45,12 +47,8 @@ def allowed_contexts(request: AssociateRequest, services: AbstractSet[Service]) 
     """Judge each presentation context of a request by the services granted to its caller."""
     allowed = [context for context in request.contexts if _allowed(context, request.roles, services)]
     kept = frozenset(context.id for context in allowed)
-    only_answers = not services & {Service.STORE, Service.ANY}
-    return Decision(
-        kept,
-        frozenset(context.id for context in request.contexts) - kept,
-        only_answers and any(service_of(context.abstract_syntax) is Service.STORE for context in allowed),
-    )
+    requests = None if Service.ANY in services else _HARMLESS.union(*(_REQUESTS[service] for service in services))
+    return Decision(kept, frozenset(context.id for context in request.contexts) - kept, requests)
 
 
 def _allowed(context: PresentationContext, roles: tuple[RoleSelection, ...], services: AbstractSet[Service]) -> bool:
@@ -68,6 +66,26 @@ def _allowed(context: PresentationContext, roles: tuple[RoleSelection, ...], ser
         return Service.COMMITMENT in services  # the archive's report comes from a requestor that is the SCP
     return service in services and as_scu
 
+
+_HARMLESS: Final = frozenset({CommandField.C_ECHO_RQ, CommandField.C_CANCEL_RQ})
+_REQUESTS: Final[dict[Service, frozenset[CommandField]]] = {
+    Service.ECHO: frozenset(),
+    Service.STORE: frozenset({CommandField.C_STORE_RQ}),
+    Service.QUERY: frozenset({CommandField.C_FIND_RQ}),
+    Service.RETRIEVE: frozenset({CommandField.C_MOVE_RQ, CommandField.C_GET_RQ}),
+    Service.WORKLIST: frozenset({CommandField.C_FIND_RQ}),
+    Service.MPPS: frozenset(
+        {
+            CommandField.N_CREATE_RQ,
+            CommandField.N_SET_RQ,
+            CommandField.N_GET_RQ,
+            CommandField.N_EVENT_REPORT_RQ,
+        }
+    ),
+    Service.COMMITMENT: frozenset({CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ}),
+    Service.PRINT: frozenset(field for field in CommandField if field.name.startswith("N_")),
+}
+"""What a requestor asks in each service (PS3.4), in either role."""
 
 _SERVICES: Final[dict[str, Service]] = {
     uids.VERIFICATION: Service.ECHO,

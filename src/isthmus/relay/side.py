@@ -5,7 +5,7 @@ so do A-RELEASE-RQ and -RP, in the stream; what ended an association any other w
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -163,6 +163,8 @@ class Side:
         self._ending: Ending | None = None  # the far side's
         self._ending_due: float | None = None
         self._established = False
+        self._accepted = False  # the called device has said yes: what it does next waits for `establish`
+        self._early: list[Event] = []
         self.asked = False  # the first PDU has come
         self._finished = False
         self._over = False
@@ -206,9 +208,11 @@ class Side:
         self._over = True
         return self._device(RejectPrimitive(result, source, reason), now)
 
-    def establish(self) -> None:
-        """The far side has been told the device's answer: relay from now on."""
+    def establish(self, now: float) -> list[SideCommand]:
+        """The far side has been told the device's answer: relay from now on, and what it did since then."""
         self._established = True
+        early, self._early = self._early, []
+        return self._events(early, now)
 
     # -- from the device -------------------------------------------------------------------------------------------
 
@@ -219,6 +223,8 @@ class Side:
     def device_lost(self, now: float) -> list[SideCommand]:
         """Take the end of the device's TCP connection."""
         commands = self._events(self.upper.connection_lost(now), now)
+        if self._accepted and not self._established:
+            self._early.append(ConnectionLost())
         if self._established:  # whatever state the machine was in: the far side hears of it
             commands += self._device_ended(EndKind.LOST, 2, 0)
         return commands
@@ -298,7 +304,9 @@ class Side:
         commands: list[SideCommand] = []
         try:
             for event in events:
-                if type(event) is DataIndication:
+                if self._accepted and not self._established and type(event) is not ShouldClose:
+                    self._early.append(_lasting(event))
+                elif type(event) is DataIndication:
                     if event.commands and self._device_asks:
                         commands += self._check(event.commands)
                     run = event.run
@@ -321,6 +329,7 @@ class Side:
                 return [Asked(request)]
             case AssociateConfirmed(accept=accept):
                 self._answered_length = accept.max_pdu_length
+                self._accepted = True
                 return [Answered(accept, accept.raw)]
             case AssociateRejected(raw=raw):
                 self._over = True
@@ -354,7 +363,7 @@ class Side:
             try:
                 way = self.policy.check(command.parse())
             except RemoteMisuse as error:
-                if self.policy.forbid_store:  # it cannot be told from a C-STORE-RQ
+                if self.policy.requests is not None:  # it cannot be told from what is forbidden
                     raise AssociationAborted(str(error), source=error.source, reason=error.reason) from error
                 continue  # the called device judges it, as it would on one LAN
             if way is not None:
@@ -419,3 +428,8 @@ class Side:
     def _flush_device(self) -> list[SideCommand]:
         chunks = self.upper.take_bytes()
         return [ToDevice(chunks)] if chunks else []
+
+
+def _lasting(event: Event) -> Event:
+    """Return the event with bytes of its own instead of a view that is valid only now."""
+    return replace(event, run=bytes(event.run)) if isinstance(event, DataIndication) else event

@@ -160,8 +160,28 @@ async def test_a_grant_of_retrieve_alone_lets_answers_through_and_aborts_a_store
     assert archive.commands == []
 
 
+@pytest.mark.parametrize("services", [["echo"], ["query"], ["echo", "worklist"]])
+async def test_a_command_that_is_not_granted_reaches_nobody_on_whatever_context_it_comes(
+    tmp_path: Path, services: list[str]
+) -> None:
+    """storescp takes a C-STORE-RQ on any context that it accepted."""
+    archive = Archive()
+    async with listening(archive) as pacs, Network.running(tmp_path, options=NetworkOptions()) as network:
+        await network.pair(pacs, services)
+        contexts = ((uids.STUDY_ROOT_FIND, TRANSFER_SYNTAXES), ECHO_CONTEXT)
+        async with calling(network.sites["north"].port) as wire:
+            answer = await wire.associate("PACS", "WS", contexts=contexts)
+            (granted, *_) = AssociateAccept.parse(answer).accepted_ids
+            await wire.send(store_rq(b"\x08\x00\x00\x00", context_id=granted))
+            assert (await wire.pdu())[:1] == b"\x07"
+        await pacs.let_go()
+        await network.quiet()
+    assert archive.commands == []
+    assert archive.bytes_in == 0
+
+
 async def test_a_command_set_that_cannot_be_read_is_for_the_called_device_to_judge(tmp_path: Path) -> None:
-    """Unless only a grant of retrieve lets the caller in: then it might be the C-STORE-RQ that is forbidden."""
+    """Unless only some services are granted: then it might be a command that is forbidden."""
     unreadable = pdata(3, b"\x00\x00\x00\x01\xff\xff\xff\xff" + bytes(20), command=True, last=True)
     archive = Archive()
     async with listening(archive) as pacs, Network.running(tmp_path, options=NetworkOptions()) as network:

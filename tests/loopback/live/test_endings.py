@@ -59,6 +59,41 @@ async def test_an_abort_of_either_device_arrives_with_its_source_and_reason(tmp_
         await network.quiet()
 
 
+@pytest.mark.parametrize("after", [abort(2, 5), release_rq(), echo_rq(), echo_rq() + abort(0, 1)])
+@pytest.mark.parametrize("called", ["PACS", "NEAR"])
+async def test_what_a_device_sends_in_one_breath_with_its_accept_is_not_lost(
+    tmp_path: Path, after: bytes, called: str
+) -> None:
+    async def hasty(wire: Wire) -> None:
+        await wire.send(associate_ac(await wire.pdu()) + after)
+        await wire.ended()
+
+    async with relayed(tmp_path) as (network, port, _, pacs):
+        await network.sites["north"].control("device_add", address=f"NEAR@127.0.0.1:{pacs.port}")
+        pacs.script = hasty
+        async with calling(port) as wire:
+            await wire.associate(called, "WS")
+            got = b""
+            while len(got) < len(after):
+                got += await wire.pdu(5.0)
+            assert got == after
+        await pacs.let_go()
+
+
+@pytest.mark.parametrize("called", ["PACS", "NEAR"])
+async def test_a_device_that_accepts_and_hangs_up_lets_its_caller_go(tmp_path: Path, called: str) -> None:
+    async def fickle(wire: Wire) -> None:
+        await wire.send(associate_ac(await wire.pdu()))
+        wire.reset()
+
+    async with relayed(tmp_path) as (network, port, _, pacs):
+        await network.sites["north"].control("device_add", address=f"NEAR@127.0.0.1:{pacs.port}")
+        pacs.script = fickle
+        async with calling(port) as wire:
+            await wire.associate(called, "WS")
+            assert await wire.pdu(5.0) == abort(2, 0)
+
+
 async def test_a_device_that_dies_inside_a_pdu_or_a_data_set_lets_the_other_go(tmp_path: Path) -> None:
     message = store_rq(bytes(200_000))
     async with relayed(tmp_path) as (network, port, archive, pacs):

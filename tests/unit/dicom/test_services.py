@@ -4,6 +4,7 @@ import pytest
 from pynetdicom import sop_class
 
 from isthmus.dicom.associate import AssociateRequest
+from isthmus.dicom.command import CommandField
 from isthmus.dicom.items import RoleSelection
 from isthmus.dicom.services import Decision, Service, allowed_contexts, service_of
 from isthmus.dicom.storage_classes import STORAGE_CLASSES
@@ -33,6 +34,9 @@ CONTEXTS = [
 ]
 
 
+HARMLESS = frozenset({CommandField.C_ECHO_RQ, CommandField.C_CANCEL_RQ})
+
+
 def decide(*services: Service, roles: tuple[RoleSelection, ...] = ()) -> Decision:
     raw = dicom.associate_rq(contexts=[(uid, ["1.2.840.10008.1.2"]) for uid in CONTEXTS], roles=roles)
     return allowed_contexts(AssociateRequest.parse(raw), frozenset(services))
@@ -53,17 +57,20 @@ def decide(*services: Service, roles: tuple[RoleSelection, ...] = ()) -> Decisio
     ],
 )
 def test_each_service_keeps_its_own_contexts(service: Service, kept: set[int]) -> None:
-    assert decide(service) == Decision(frozenset(kept), frozenset(range(1, 20, 2)) - kept, False)
+    decision = decide(service)
+    assert (decision.kept, decision.refused) == (kept, set(range(1, 20, 2)) - kept)
 
 
 def test_no_service_keeps_nothing() -> None:
-    assert decide() == Decision(frozenset(), frozenset(range(1, 20, 2)), False)
+    assert decide() == Decision(frozenset(), frozenset(range(1, 20, 2)), HARMLESS)
 
 
 def test_retrieve_alone_keeps_storage_only_for_the_answers_of_a_get_and_forbids_stores() -> None:
     roles = (RoleSelection(CT_IMAGE_STORAGE, scu=False, scp=True),)
     assert decide(Service.RETRIEVE, roles=roles) == Decision(
-        frozenset({3, 7, 9}), frozenset(range(1, 20, 2)) - {3, 7, 9}, forbid_store_from_requestor=True
+        frozenset({3, 7, 9}),
+        frozenset(range(1, 20, 2)) - {3, 7, 9},
+        HARMLESS | {CommandField.C_MOVE_RQ, CommandField.C_GET_RQ},
     )
 
 
@@ -72,13 +79,29 @@ def test_retrieve_with_store_forbids_nothing(also: Service) -> None:
     roles = (RoleSelection(CT_IMAGE_STORAGE, scu=True, scp=True),)
     decision = decide(Service.RETRIEVE, also, roles=roles)
     assert 3 in decision.kept
-    assert not decision.forbid_store_from_requestor
+    assert decision.requests is None or CommandField.C_STORE_RQ in decision.requests
 
 
 def test_both_roles_proposed_are_not_a_way_to_store_with_retrieve_alone() -> None:
     """Siemens syngo proposes both for C-GET."""
     roles = (RoleSelection(CT_IMAGE_STORAGE, scu=True, scp=True),)
-    assert decide(Service.RETRIEVE, roles=roles).forbid_store_from_requestor
+    assert CommandField.C_STORE_RQ not in (decide(Service.RETRIEVE, roles=roles).requests or ())
+
+
+@pytest.mark.parametrize(
+    ("service", "asks"),
+    [
+        (Service.ECHO, set()),
+        (Service.STORE, {CommandField.C_STORE_RQ}),
+        (Service.QUERY, {CommandField.C_FIND_RQ}),
+        (Service.WORKLIST, {CommandField.C_FIND_RQ}),
+        (Service.COMMITMENT, {CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ}),
+    ],
+)
+def test_each_service_lets_a_requestor_ask_its_own_commands_only(service: Service, asks: set[CommandField]) -> None:
+    """storescp, for one, takes a C-STORE-RQ on any context, and dcmqrscp a C-MOVE-RQ."""
+    assert decide(service).requests == HARMLESS | asks
+    assert decide(service, Service.ANY).requests is None
 
 
 def test_store_alone_does_not_let_a_requestor_be_the_scp_of_storage() -> None:

@@ -25,6 +25,7 @@ from isthmus.association.primitives import (
     ShouldClose,
 )
 from isthmus.association.states import Role
+from isthmus.dicom.command import CommandField
 from isthmus.dicom.pdus import message, p_data
 from isthmus.kit.names import AETitle
 from isthmus.relay.ending import Ending, EndKind
@@ -125,8 +126,8 @@ class Network:
                 case Answered(accept=accept, raw=raw):
                     self.answer = command
                     if accept is not None and raw is not None:
-                        self.side_b.establish()
                         self.do(self.side_a, self.side_a.accept(raw, self.now))
+                        self.do(self.side_b, self.side_b.establish(self.now))
                 case Ended(outcome=outcome):
                     assert side not in self.outcomes
                     self.outcomes[side] = outcome
@@ -300,8 +301,8 @@ def test_a_far_router_that_sends_nonsense_ends_both_sides(network: Network) -> N
     assert AbortIndication in network.a.kinds()
 
 
-def test_a_store_under_a_grant_of_retrieve_alone_aborts_both_sides_and_does_not_reach_the_device() -> None:
-    network = Network(CommandPolicy(forbid_store=True))
+def test_a_store_under_a_grant_of_echo_alone_aborts_both_sides_and_does_not_reach_the_device() -> None:
+    network = Network(CommandPolicy(frozenset({CommandField.C_ECHO_RQ})))
     network.associate()
     network.ask(network.a, SendData(store_rq(bytes(100))))
     assert AbortIndication in network.a.kinds()

@@ -153,6 +153,11 @@ class DeviceConnection(asyncio.BufferedProtocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def establish(self) -> None:
+        """Relay from now on: the far side has been told that the device, which waited for it, accepted."""
+        self.do(self.side.establish(self._clock.monotonic()))
+        self.resume()
+
     def drop(self) -> None:
         """Close at once, without a word."""
         if self._transport is not None:

@@ -134,7 +134,7 @@ class Answering:
         wire = retitled(wire, called=admission.called_as, calling=admission.calling_as)
         if admission.device.options.strip_async:
             wire = wire.without_async_operations()
-        policy = CommandPolicy(forbid_store=decision.forbid_store_from_requestor)
+        policy = CommandPolicy(decision.requests)
         titles = titles_for(live.core.directory, admission.device, requestor=session.parties.calling)
         raw, accept_view = await call_device(live, admission.device, session, wire, policy, titles)
         if accept_view is None:
@@ -161,13 +161,12 @@ class Answering:
         session.on_heard = repeat.cancel
         if isinstance(session, Session):
             live.established(session)
-            assert session.connection is not None
-            session.connection.side.establish()
-            session.connection.resume()
             _log.info(
                 "association open", calling=opened.calling, called=opened.called,
                 session=opened.session_id.hex()[:8],
             )  # fmt: skip
+            assert session.connection is not None
+            session.connection.establish()
 
     @staticmethod
     async def _reply(send: Callable[[], Coroutine[None, None, None]]) -> None:

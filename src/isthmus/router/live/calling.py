@@ -63,8 +63,7 @@ async def call_device(
         live.gone(session)
         if not accepted:
             session.connection = None
-            if not answered.done() or answered.cancelled():  # giving up while waiting for it cancels it
-                connection.do(side.let_go(live.core.clock.monotonic()))
+            connection.do(side.let_go(live.core.clock.monotonic()))  # nothing, where the device has ended it
     if answer.raw is None:
         raise unreachable(device, "it closed the connection without an answer")
     return answer.raw, answer.accept

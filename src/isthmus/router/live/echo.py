@@ -138,8 +138,7 @@ class Echo:
         _demand_accepted(raw, accept is not None, device.title)
         assert session.connection is not None
         connection = session.connection
-        connection.side.establish()
-        connection.resume()
+        connection.establish()
         legs = [Leg("connect and negotiate", time.perf_counter() - started)]
 
         def send(data: bytes) -> None:

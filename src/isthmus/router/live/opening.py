@@ -296,8 +296,8 @@ class Opening:
         live.established(session)
         if wire is not request:
             accept = accept.with_titles(called=request.called)
-        other_connection.side.establish()
         connection.do(connection.side.accept(accept.raw, core.clock.monotonic()))
+        other_connection.establish()
 
 
 def _refusal_of(error: IsthmusError, target: RemoteDevice) -> AssociationRefused:
