@@ -18,12 +18,15 @@ from isthmus.cloudio.options import StreamOptions
 from isthmus.contract.invites import Invite
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack, pack_fields, unpack_fields
 from isthmus.contract.rest import SiteEntry
+from isthmus.dicom.command import CommandField
+from isthmus.dicom.framing import PduType
+from isthmus.dicom.pdus import message
 from isthmus.envelope.offers import Decision, open_offer
 from isthmus.envelope.prekeys import PrekeyPair
 from isthmus.kit.names import SiteName
 from isthmus.testing.bridge import Member
 from isthmus.testing.devices import Archive, Listening, calling, listening
-from isthmus.testing.dicom import abort, associate_ac, associate_rj, echo_rq, echo_rsp, store_rq
+from isthmus.testing.dicom import abort, associate_ac, associate_rj, echo_rq, echo_rsp, move_command, store_rq
 from isthmus.testing.malice import Insider, MaliciousBridge
 from isthmus.testing.network import Network, NetworkOptions, Site, until
 
@@ -268,6 +271,32 @@ async def test_an_accepted_site_cannot_call_as_anothers_device(tmp_path: Path) -
             assert line["answer"] == "1/1/3"
             assert f"calls as {title}" in line["why"]
         assert pacs.dialled == 1
+        await network.quiet()
+
+
+async def test_a_move_to_another_sites_title_brings_nothing_to_the_site_that_asked(tmp_path: Path) -> None:
+    """East has a device of its own by the title of north's, and asks south's archive to send there."""
+    archive, stolen = Archive(), Archive()
+    async with (
+        listening(archive) as pacs,
+        listening(stolen) as thief,
+        Network.running(tmp_path, ("north", "south", "east"), options=NetworkOptions()) as network,
+    ):
+        await network.pair(pacs)
+        await network.grant("south", "PACS", "east")
+        north, south, east = (network.sites[name] for name in ("north", "south", "east"))
+        await east.control("device_add", address="EVIL@127.0.0.1")
+        await east.control("device_add", address=f"WS@127.0.0.1:{thief.port}")
+        async with calling(north.port) as wire:  # from now on south knows whose WS is
+            assert (await wire.associate("PACS", "WS"))[0] == PduType.ASSOCIATE_AC
+            await wire.release()
+        async with calling(east.port) as wire:
+            assert (await wire.associate("PACS", "EVIL"))[0] == PduType.ASSOCIATE_AC
+            await wire.send(message(1, move_command("WS")))
+            await until(lambda: CommandField.C_MOVE_RQ in archive.commands)
+            async with calling(south.port) as back:
+                assert (await back.associate("WS", "PACS"))[0] == PduType.ASSOCIATE_RJ
+        assert thief.dialled == 0
         await network.quiet()
 
 

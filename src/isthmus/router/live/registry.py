@@ -39,6 +39,7 @@ FIRST_CREDIT: Final = 4 * 1024 * 1024
 """Stream bytes that each side may send before it hears from the other: several round trips' worth on most links."""
 RETURN_MEMORY_SECONDS: Final = 60.0
 """How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
+MOST_EXPECTED: Final = 100  # returns of one far Router: it names a destination with each C-MOVE, and need not mean it
 
 _OF_SET_UP: Final = frozenset({NoticeKind.ACCEPT, NoticeKind.DIALLING})
 _OF_STREAM: Final = frozenset({NoticeKind.DATA, NoticeKind.DATA_BLOB, NoticeKind.CONTROL})
@@ -277,10 +278,19 @@ class Live:
         if session.device_asks:
             self.core.directory.open_return(RouterId(parties.far_router), parties.called, target, services)
         else:
-            until = self.core.clock.monotonic() + RETURN_MEMORY_SECONDS
-            self._expected[parties.called, target] = ExpectedReturn(
-                RouterId(parties.far_router), session.session_id, until
-            )
+            self._expect(RouterId(parties.far_router), session.session_id, parties.called, target)
+
+    def _expect(self, router_id: RouterId, parent: bytes, calling: AETitle, called: AETitle) -> None:
+        now = self.core.clock.monotonic()
+        self._expected = {key: row for key, row in self._expected.items() if row.until >= now}
+        held = self._expected.pop((calling, called), None)
+        if held is not None and held.router_id != router_id:
+            self._expected[calling, called] = held  # whoever names a destination first: nobody takes it over
+            return
+        of_router = [key for key, row in self._expected.items() if row.router_id == router_id]
+        if len(of_router) >= MOST_EXPECTED:
+            del self._expected[of_router[0]]
+        self._expected[calling, called] = ExpectedReturn(router_id, parent, now + RETURN_MEMORY_SECONDS)
 
     def moved_by(self, archive: AETitle) -> list[Session]:
         """Return the live associations in which another site asked this archive of ours, by C-MOVE, to send."""
@@ -294,11 +304,14 @@ class Live:
         ]
 
     def expected_return(self, calling: AETitle, called: AETitle) -> ExpectedReturn | None:
-        """Return the session that vouches for `calling` of ours to reach `called` elsewhere, if one does."""
-        now = self.core.clock.monotonic()
-        for key in [key for key, expected in self._expected.items() if expected.until < now]:
-            del self._expected[key]
-        return self._expected.get((calling, called))
+        """Return the session that vouches for `calling` of ours to reach `called` elsewhere, if one does.
+
+        None too if `called` belongs to another site than asked: a C-MOVE can name any title as its destination.
+        """
+        expected = self._expected.get((calling, called))
+        if expected is None or expected.until < self.core.clock.monotonic():
+            return None
+        return expected if self.core.directory.owner_of(called) in {None, expected.router_id} else None
 
     def ended(self, session: Session) -> None:
         """An association is over: count it and tell the Bridge."""

@@ -112,6 +112,10 @@ class Tables:
         """Return the network title of what devices here call `shown_as`: an alias, or the title itself."""
         return self._titles_of_aliases.get(self.fold(shown_as), shown_as)
 
+    def owner_of(self, title: AETitle) -> RouterId | None:
+        """Return the Router that a remote title belongs to; None if no accepted site was ever seen to use it."""
+        return self._owners.get(self.fold(title))
+
     # -- what the Bridge says, and what we say to it
 
     def apply(self, network: Network, now: float) -> None:
