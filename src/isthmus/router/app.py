@@ -115,6 +115,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         opening = Opening(live)
         live.handle(opening, Answering(live))
         directory.on_change(live.recheck)
+        tasks.spawn(live.keep_checking(), name="check what the live associations are allowed")
         stack.push_async_callback(tasks.close)
         sync = Sync(
             bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics

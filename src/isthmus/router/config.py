@@ -21,6 +21,7 @@ class RouterLimits:
         live: associations in all.
         live_per_address: associations from one address.
         pool_bytes: unacknowledged ciphertext of all streams together.
+        recheck_seconds: how often the live associations are held against the tables; these are, too, when they change.
         drain_seconds: how long a stop waits for the live associations to end by themselves.
     """
 
@@ -29,6 +30,7 @@ class RouterLimits:
     live: int = 2000
     live_per_address: int = 200
     pool_bytes: int = 256 * 1024 * 1024
+    recheck_seconds: float = 20.0
     drain_seconds: float = 30.0
 
 

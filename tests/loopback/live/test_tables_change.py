@@ -1,5 +1,7 @@
 """What is relayed follows the tables: an association that is allowed no more ends at once."""
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.stream import Duplex
 from isthmus.dicom.framing import PduType
-from isthmus.testing.devices import Archive, calling, listening
-from isthmus.testing.dicom import echo_rq
+from isthmus.router.config import RouterLimits
+from isthmus.testing.devices import Archive, Wire, calling, listening
+from isthmus.testing.dicom import associate_ac, associate_rj, associate_rq, echo_rq
 from isthmus.testing.network import Network, NetworkOptions
 
 IMPATIENT = NetworkOptions(stream=StreamOptions(silence_limit=3.0, status_idle=1.0))
@@ -34,6 +37,47 @@ async def test_an_association_ends_when_the_tables_no_longer_allow_it(tmp_path: 
                     await network.bridge.control("revoke", site="south")
             assert (await wire.pdu())[0] == PduType.ABORT
             await pacs.let_go()
+
+
+async def test_an_association_ends_when_its_grant_runs_out_or_loses_a_service(tmp_path: Path) -> None:
+    options = NetworkOptions(limits=RouterLimits(recheck_seconds=0.2), stream=IMPATIENT.stream)
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=options) as network:
+        await network.pair(pacs, ["store"])
+        await network.grant("south", "PACS", "north", ["echo"], until=time.time() + 3.0)
+        south = network.sites["south"]
+        async with calling(network.sites["north"].port) as wire:
+            assert (await wire.associate("PACS", "WS"))[0] == PduType.ASSOCIATE_AC
+            await wire.send(echo_rq())
+            assert (await wire.pdu())[0] == PduType.P_DATA_TF
+            assert (await wire.pdu())[0] == PduType.ABORT
+        await pacs.let_go()
+        async with calling(network.sites["north"].port) as wire:
+            await network.grant("south", "PACS", "north", ["query"])
+            assert (await wire.associate("PACS", "WS"))[0] == PduType.ASSOCIATE_AC
+            await south.control("grant_remove", grant=1)
+            assert (await wire.pdu())[0] == PduType.ABORT
+        await pacs.let_go()
+
+
+async def test_a_grant_that_is_withdrawn_while_the_device_thinks_lets_nobody_in(tmp_path: Path) -> None:
+    decide = asyncio.Event()
+
+    async def thinking(wire: Wire) -> None:
+        request = await wire.pdu()
+        await decide.wait()
+        await wire.send(associate_ac(request))
+        await wire.ended()
+
+    async with listening(thinking) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+        async with calling(network.sites["north"].port) as wire:
+            await wire.send(associate_rq("PACS", "WS"))
+            await pacs.until(lambda: pacs.dialled == 1)
+            await network.sites["south"].control("grant_remove", grant=1)
+            decide.set()
+            assert await wire.pdu() == associate_rj(1, 1, 3)
+        await pacs.let_go()
+        await network.quiet()
 
 
 async def test_a_fault_in_one_session_ends_that_one_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,7 @@ class Answering:
             await self._reply_refusal(opened, raw, state)
             return
         try:
+            live.core.directory.admit(opened.initiator, opened.calling, opened.called)  # still, as the device took time
             self._accept(opened, _restored(accept_view, request, wire, decision.refused).raw, session, state)
         except BaseException:
             session.let_go()

@@ -396,8 +396,17 @@ class Live:
             if session.parties is not None and session.parties.far_router == router_id:
                 session.let_go()
 
+    async def keep_checking(self) -> None:
+        """Recheck now and then: grants run out by themselves, and a session may be set up while one is withdrawn."""
+        while True:
+            await asyncio.sleep(self.core.limits.recheck_seconds)
+            self.recheck()
+
     def recheck(self) -> None:
-        """End the sessions that the tables allow no more: a site removed, a grant withdrawn, a device disabled."""
+        """End the sessions that the tables allow no more: a site removed, a grant withdrawn, a device disabled.
+
+        One whose grant has lost a service ends too: which of its contexts that concerns is for a new one to find out.
+        """
         directory = self.core.directory
         for session in list(self.sessions.values()):
             parties = session.parties
@@ -407,7 +416,9 @@ class Live:
                 router_id = RouterId(parties.far_router)
                 directory.pinned_key(router_id)
                 if not session.device_asks:
-                    directory.admit(router_id, parties.calling, parties.called)
+                    admission = directory.admit(router_id, parties.calling, parties.called)
+                    if not admission.services.issuperset(session.services):
+                        raise Untrusted("a service that it was granted is granted no more")
             except (Untrusted, AssociationRefused) as error:
                 _log.warning(
                     "association ended: it is allowed no more", session=session.session_id.hex()[:8], why=str(error)
