@@ -10,9 +10,10 @@ from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.stream import Duplex
 from isthmus.dicom.framing import PduType
 from isthmus.router.config import RouterLimits
+from isthmus.router.live import registry
 from isthmus.testing.devices import Archive, Wire, calling, listening
 from isthmus.testing.dicom import associate_ac, associate_rj, associate_rq, echo_rq
-from isthmus.testing.network import Network, NetworkOptions
+from isthmus.testing.network import Network, NetworkOptions, until
 
 IMPATIENT = NetworkOptions(stream=StreamOptions(silence_limit=3.0, status_idle=1.0))
 
@@ -101,6 +102,42 @@ async def test_a_fault_in_one_session_ends_that_one_only(tmp_path: Path, monkeyp
             await well.send(echo_rq())
             assert (await well.pdu())[0] == PduType.P_DATA_TF
             await well.release()
+
+
+async def test_a_stream_that_fails_by_a_fault_lets_both_devices_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+        async with calling(network.sites["north"].port) as wire:
+            await wire.associate("PACS", "WS")
+
+            async def stumble(_: Duplex) -> None:
+                raise ZeroDivisionError("a bug")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Duplex, "_wait", stumble)
+                assert (await wire.pdu())[0] == PduType.ABORT
+        await pacs.let_go()
+        await network.quiet()
+
+
+@pytest.mark.parametrize("services", ["any", "query"])
+async def test_a_far_router_cannot_keep_a_stream_open_when_its_association_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str
+) -> None:
+    """With `query` no context is left, no device is called, and the stream is all that there is."""
+    monkeypatch.setattr(registry, "LINGER_SECONDS", 1.5)
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs, [services])
+        north, south = network.sites["north"], network.sites["south"]
+        async with calling(north.port) as wire:
+            await wire.associate("PACS", "WS")
+            (link,) = north.live.links.values()
+            monkeypatch.setattr(link, "finish", lambda: None)
+            monkeypatch.setattr(north.live, "linger", lambda _: None)
+            wire.reset()
+        await until(lambda: not south.live.links, 8.0)
 
 
 async def test_a_device_whose_tls_files_are_gone_is_an_outage_and_told_in_time(tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ class Answering:
             )  # fmt: skip
             assert session.connection is not None
             session.connection.establish()
+        else:
+            live.linger(opened.session_id)  # nothing can happen in it but its end
 
     @staticmethod
     async def _reply(send: Callable[[], Coroutine[None, None, None]]) -> None:

@@ -39,6 +39,8 @@ FIRST_CREDIT: Final = 4 * 1024 * 1024
 """Stream bytes that each side may send before it hears from the other: several round trips' worth on most links."""
 RETURN_MEMORY_SECONDS: Final = 60.0
 """How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
+LINGER_SECONDS: Final = 60.0
+"""After an association: how long the last bytes and words of its stream may take. A far Router cannot keep it open."""
 MOST_EXPECTED: Final = 100  # returns of one far Router: it names a destination with each C-MOVE, and need not mean it
 
 _OF_SET_UP: Final = frozenset({NoticeKind.ACCEPT, NoticeKind.DIALLING})
@@ -121,6 +123,7 @@ class Live:
         self._answerer: Answerer | None = None
         self._on_answer: dict[Session, Callable[[Answered], None]] = {}
         self._forgotten = Forgotten()
+        self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -208,14 +211,24 @@ class Live:
     async def _run(self, link: Duplex, session_id: bytes, far_router: str, observer: DuplexObserver) -> None:
         try:
             await link.run()
+        except Exception:  # noqa: BLE001 - a fault of ours: the device must not wait for a stream that is no more
+            _log.exception("a session is ended by a fault of Isthmus", session=session_id.hex()[:8])
         finally:
             self.links.pop(session_id, None)
+            if (timer := self._lingering.pop(session_id, None)) is not None:
+                timer.cancel()
             self._forgotten.add(session_id, far_router, self.core.clock.monotonic())
             self.core.metrics.resent(link.stats.resent)
             if self._answerer is not None:
                 self._answerer.forget(session_id)
         if isinstance(observer, Session) and observer.outcome is None:
             observer.on_broken(StreamEnded())
+
+    def linger(self, session_id: bytes) -> None:
+        """Let the session's stream end by itself, but not for ever."""
+        link = self.links.get(session_id)
+        if link is not None and session_id not in self._lingering:
+            self._lingering[session_id] = asyncio.get_running_loop().call_later(LINGER_SECONDS, link.close)
 
     def established(self, session: Session) -> None:
         """A session relays from now on."""
@@ -319,6 +332,7 @@ class Live:
             return
         if not self.sessions:
             self.idle.set()
+        self.linger(session.session_id)
         outcome = session.outcome or Outcome.BROKEN
         self.core.audit.association(session, outcome=outcome.value)
         self.core.metrics.ended(outcome=outcome.name.lower(), bytes_out=session.bytes_out, bytes_in=session.bytes_in)
