@@ -319,7 +319,10 @@ def usable_ca(ca: Path) -> Path:
 def _ca_context(ca: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca is not None:
-        context.load_verify_locations(ca)
+        try:
+            context.load_verify_locations(ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise ProviderTrouble(f"cannot use the CA file {ca}: {error}", retry=Retry.LATER) from error
     return context
 
 

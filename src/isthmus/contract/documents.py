@@ -8,7 +8,7 @@ import base64
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 
 def _to_bytes(value: object) -> bytes:
@@ -25,6 +25,9 @@ Base64 = Annotated[
     PlainSerializer(lambda value: base64.urlsafe_b64encode(value).decode().rstrip("="), return_type=str),
     WithJsonSchema({"type": "string", "format": "base64url"}),
 ]
+
+Instant = Annotated[float, Field(ge=0, le=2**38, allow_inf_nan=False)]
+"""Unix seconds, or what a clock can at least be set to: what is none would spoil every comparison it takes part in."""
 
 
 class DocumentKind(StrEnum):
@@ -65,7 +68,7 @@ class Prekey(_Payload):
     prekey_id: Base64
     kem: str
     public_key: Base64
-    not_after: float
+    not_after: Instant
 
 
 class Titles(_Payload):
@@ -93,7 +96,7 @@ class GrantedDevice(_Payload):
     name: str = ""
     services: list[str]
     callers: list[str] | None = None
-    until: float | None = None
+    until: Instant | None = None
     modes: list[str] = ["live"]
     syntaxes: list[tuple[str, str]] = []
     online: bool = True
@@ -105,7 +108,7 @@ class ReturnGrant(_Payload):
     caller: str
     title: str
     services: list[str]
-    until: float
+    until: Instant
 
 
 class Statement(_Payload):
@@ -124,7 +127,7 @@ class Statement(_Payload):
     to_site: str
     to_router_id: str
     counter: int
-    not_after: float
+    not_after: Instant
     accepted: bool
     devices: list[GrantedDevice] = []
     returns: list[ReturnGrant] = []

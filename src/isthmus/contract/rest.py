@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from isthmus.contract.documents import Base64, SignedDocument
+from isthmus.contract.documents import Base64, Instant, SignedDocument
 
 API = "/api/v1"
 MAX_CLOCK_SKEW = 60.0  # seconds: enough for a badly kept clock, short enough that a replay window stays small
@@ -29,7 +29,7 @@ class BridgeIdentity(_Body):
     certificate_sha256: Base64 | None = None
     endorsement: Base64 | None = None
     version: str
-    time: float
+    time: Instant
 
 
 class Enrolment(_Body):
@@ -86,7 +86,7 @@ class Network(_Body):
     sites: list[SiteEntry]
     providers: list[ProviderEntry]
     own_counter: int
-    time: float
+    time: Instant
 
 
 class Publication(_Body):
@@ -119,7 +119,7 @@ class SessionCount(_Body):
     other_router_id: str
     calling: str
     called: str
-    started: float
+    started: Instant
     bytes_out: int
     bytes_in: int
 
@@ -142,5 +142,5 @@ class Heartbeat(_Body):
 class HeartbeatAnswer(_Body):
     """The Bridge's time, and the revision of the network, so that a lost push heals."""
 
-    time: float
+    time: Instant
     revision: str

@@ -146,6 +146,9 @@ class Sync:
             await self._publish()
         except (IsthmusError, sqlite3.Error) as error:
             self._lost(error)
+        except Exception as error:  # noqa: BLE001 - a fault of ours; without this conversation the Router is lost for good
+            _log.exception("a fault of Isthmus in its conversation with the Bridge")
+            self._lost(error)
         else:
             if not self.connected:
                 _log.info("connected to the Bridge", revision=self._revision)

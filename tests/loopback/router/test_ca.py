@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from tests.interop.certificates import Authority
 
+from isthmus.adapters.bridge_http import BridgeClient
 from isthmus.contract.invites import Invite
-from isthmus.errors import IsthmusError, OperatorError
+from isthmus.envelope.identity import Identity
+from isthmus.errors import IsthmusError, OperatorError, Problem, ProviderTrouble
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.router.app import run_router
@@ -63,3 +66,18 @@ async def test_a_router_trusts_the_ca_that_it_joined_with_and_does_so_when_it_ru
     authority.certificate.unlink()
     with pytest.raises(OperatorError, match="cannot use the CA file"):
         await run_router(config, stop, lambda _: None)
+
+
+async def test_a_ca_file_that_is_gone_is_an_outage_until_it_is_back(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    async with running_bridge(tmp_path / "bridge") as bridge, in_front_of(bridge, authority) as url:
+        made = await bridge.invite("north")
+        own = Identity.generate(secrets.token_bytes)
+        hidden = authority.certificate.with_suffix(".hidden")
+        async with BridgeClient(url, made.identity, own, ca=authority.certificate) as client:
+            authority.certificate.rename(hidden)
+            with pytest.raises(ProviderTrouble, match="CA file"):
+                await client.heartbeat([])
+            hidden.rename(authority.certificate)
+            with pytest.raises(Problem, match="not part of the network"):
+                await client.heartbeat([])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from isthmus.contract.documents import DocumentKind, SignedDocument
 from isthmus.contract.rest import REVOKED, HeartbeatAnswer, Network, SessionCount, SiteEntry
@@ -228,6 +229,25 @@ async def test_the_bridges_clock_is_followed_within_an_hour_and_no_further(home:
     await sync.turn()
     assert clock.offset == pytest.approx(90.0)
     assert sync.offset > MOST_OFFSET
+
+
+@pytest.mark.parametrize("time", ["NaN", "Infinity", "1e300", "-1"])
+def test_a_time_of_the_bridge_that_is_none_is_not_understood(time: str) -> None:
+    """It would stay in every later correction of the clock, and nothing would ever run out again."""
+    with pytest.raises(ValidationError):
+        HeartbeatAnswer.model_validate_json(f'{{"time": {time}, "revision": "1"}}')
+
+
+async def test_a_fault_in_one_turn_does_not_end_the_conversation(
+    home: Any, bridge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = make_sync(home, bridge)
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge, "heartbeat", lambda _: 1 // 0)
+        await sync.turn()
+    assert not sync.connected
+    await sync.turn()
+    assert sync.connected
 
 
 async def test_a_difference_that_may_be_the_networks_delay_is_not_followed(home: Any, bridge: Any) -> None:
