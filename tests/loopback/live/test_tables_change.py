@@ -1,6 +1,7 @@
 """What is relayed follows the tables: an association that is allowed no more ends at once."""
 
 import asyncio
+import sqlite3
 import time
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.stream import Duplex
+from isthmus.dicom.command import CommandField
 from isthmus.dicom.framing import PduType
+from isthmus.dicom.pdus import message
 from isthmus.router.config import RouterLimits
 from isthmus.router.live import registry
+from isthmus.router.routing.store import Store
 from isthmus.testing.devices import Archive, Wire, calling, listening
-from isthmus.testing.dicom import associate_ac, associate_rj, associate_rq, echo_rq
+from isthmus.testing.dicom import associate_ac, associate_rj, associate_rq, echo_rq, move_command
 from isthmus.testing.network import Network, NetworkOptions, until
 
 IMPATIENT = NetworkOptions(stream=StreamOptions(silence_limit=3.0, status_idle=1.0))
@@ -150,3 +154,25 @@ async def test_a_device_whose_tls_files_are_gone_is_an_outage_and_told_in_time(t
         async with calling(network.sites["north"].port) as wire:
             assert await wire.associate("PACS", "WS") == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 1))
         assert not pacs.dialled
+
+
+async def test_a_full_disk_here_does_not_end_an_association_that_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way back is then open until the next start only."""
+    archive = Archive()
+    async with listening(archive) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+        north = network.sites["north"]
+        await north.control("device_set", device="WS", port=pacs.port)
+
+        def full(*_: object, **__: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(Store, "save_return", full)
+        async with calling(north.port) as wire:
+            await wire.associate("PACS", "WS")
+            await wire.send(message(1, move_command("WS")) + echo_rq())
+            assert (await wire.pdu())[0] == PduType.P_DATA_TF
+            await wire.release()
+        assert archive.commands[0] == CommandField.C_MOVE_RQ

@@ -5,7 +5,10 @@ it causes, and a hint naming the table that lacks what and the command that woul
 """
 
 import shlex
+import sqlite3
 from typing import Final
+
+import structlog
 
 from isthmus.contract.documents import GrantedDevice, Prekey
 from isthmus.envelope.identity import RouterId
@@ -24,6 +27,8 @@ from isthmus.router.routing.records import (
     RemoteDevice,
 )
 from isthmus.router.routing.tables import Offer, Tables
+
+_log = structlog.get_logger()
 
 _PERMANENT: Final = 1
 _TRANSIENT: Final = 2
@@ -285,7 +290,10 @@ class Directory(Tables):
                 return  # renewed once a day, not with every C-MOVE
             services |= held.services
         opened = OpenReturn(*row, services=services, until=now + RETURN_DAYS * DAY)
-        self._store.save_return(opened, now=now)
+        try:
+            self._store.save_return(opened, now=now)
+        except sqlite3.Error as error:  # a disk that is full: it holds until the next start, and the C-MOVE goes on
+            _log.error("the way back for a device's answers is not durable", title=device.title, error=str(error))
         self._returns = {key: value for key, value in self._returns.items() if value.until > now} | {row: opened}
         self._changed()
 
