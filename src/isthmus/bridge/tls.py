@@ -64,7 +64,10 @@ class Tls:
             self.context.load_cert_chain(self.certificate_file, self.key_file)
             self.sha256 = self._digest_on_disk()
         except (OSError, ValueError) as error:
-            raise OperatorError(f"cannot use the certificate {self.certificate_file}: {error}") from error
+            raise OperatorError(
+                f"cannot use the certificate {self.certificate_file}: {error}",
+                hint="two PEM files are meant: the certificate chain, and its private key without a password",
+            ) from error
         self.endorsement = endorse(self._identity, self.sha256)
 
     def _digest_on_disk(self) -> bytes:

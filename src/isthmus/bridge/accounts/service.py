@@ -129,7 +129,7 @@ class Accounts:
             )
             count = len(rows.all())
         if not count:
-            raise OperatorError(f"there is no open invite for {site}", hint="isthmus bridge invites")
+            raise OperatorError(f"there is no open invite for {site}", hint="isthmus bridge list")
         return count
 
     async def enrol(self, enrolment: Enrolment) -> tuple[Enrolled, Account | None]:
