@@ -27,7 +27,7 @@ from isthmus.router.config import RouterConfig
 from isthmus.router.control.administration import Administration
 from isthmus.router.control.api import Control
 from isthmus.router.control.operations import LiveOperations
-from isthmus.router.keys import Keys
+from isthmus.router.keys import Keys, read_membership
 from isthmus.router.lan.listener import LanListener
 from isthmus.router.live.answering import Answering
 from isthmus.router.live.echo import Echo
@@ -76,13 +76,16 @@ async def run_router(
 @contextlib.asynccontextmanager
 async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> AsyncIterator[tuple[RouterAddress, Live]]:
     async with contextlib.AsyncExitStack() as stack:
+        membership = read_membership(config.data)
+        if membership is None:  # before anything is made: nobody mistakes what a mistyped folder holds for a Router
+            raise OperatorError(
+                f"the Router in {config.data} has not joined a network",
+                hint="isthmus router join INVITE; --data DIR names another folder",
+            )
         folder = make_private_folder(config.data)
         stack.enter_context(folder_lock(folder))
         clock = SystemClock()
         keys = Keys.open(folder, now=clock.now())
-        membership = keys.membership
-        if membership is None:
-            raise OperatorError("this Router has not joined a network", hint="isthmus router join INVITE")
         store = Store.open(folder / "router.db")
         stack.callback(store.close)
         audit = Audit(store, clock)

@@ -74,7 +74,7 @@ class Keys:
             identity = Identity.generate(random)
             write_durably(identity_file, identity.private)
         pairs = [PrekeyPair.load(_read_private(file)) for file in sorted((folder / "prekeys").glob("*.key"))]
-        keys = cls(folder, identity, {pair.prekey_id: pair for pair in pairs}, _read_membership(folder), random)
+        keys = cls(folder, identity, {pair.prekey_id: pair for pair in pairs}, read_membership(folder), random)
         keys.rotate(now)
         return keys
 
@@ -150,7 +150,8 @@ def _read_private(path: Path) -> bytes:
         raise OperatorError(f"cannot read the key file {path}: {error.strerror}") from error
 
 
-def _read_membership(folder: Path) -> Membership | None:
+def read_membership(folder: Path) -> Membership | None:
+    """Return the network that the Router in `folder` joined, None if it has not. Raises OperatorError if damaged."""
     path = folder / "membership.json"
     fields = read_json(path)
     if fields is None:
