@@ -148,6 +148,8 @@ class Administration(DeviceAdministration):
         Without `router_id` nothing is pinned: the answer is what a person has to compare.
         """
         name = in_field("site", SiteName.parse, site)
+        if self._keys.membership is not None and name == self._keys.membership.site:
+            raise FieldError("site", f"{name} is this site itself", hint="isthmus site list")
         reported = self._directory.reported.get(name)
         if reported is None:
             known = ", ".join(sorted(self._directory.reported)) or "none yet"
@@ -206,13 +208,13 @@ class Administration(DeviceAdministration):
 
     def alias_add(self, title: str, shown_as: str) -> dict[str, Any]:
         """Let devices here call the remote `title` (or TITLE@SITE) by another one."""
-        text, _, site = title.partition("@")
+        text, at, site = title.partition("@")
         alias = Alias(
             shown_as=in_field("shown_as", AETitle.parse, shown_as),
             title=in_field("title", AETitle.parse, text),
         )
         owner = self._directory.owners.get(alias.title)
-        if site:
+        if at:
             named = in_field("title", SiteName.parse, site)
             acceptance = self._directory.acceptances.get(named)
             if owner is not None and (acceptance is None or acceptance.router_id != owner):

@@ -18,6 +18,7 @@ from isthmus.router.routing.records import DeviceOptions, DeviceTls, LocalDevice
 from isthmus.router.routing.store import Store
 
 T = TypeVar("T")
+_LONGEST_NAME: Final = 64  # characters: a long string (LO) of DICOM
 _LONGEST_TIMEOUT: Final = 3600.0  # seconds: an operator who types milliseconds is told so
 
 
@@ -60,7 +61,7 @@ class DeviceAdministration:
             device_id=0,
             title=where.title,
             network_title=where.title if title is None else in_field("title", AETitle.parse, title),
-            name=name.strip(),
+            name=in_field("name", _name, name),
             host=where.host,
             port=where.port,
         )
@@ -108,7 +109,7 @@ class DeviceAdministration:
                 port=where.port,
             )
         if name is not None:
-            changed = dataclasses.replace(changed, name=name.strip())
+            changed = dataclasses.replace(changed, name=in_field("name", _name, name))
         if title is not None:
             network_title = in_field("title", AETitle.parse, title)
             changed = dataclasses.replace(changed, network_title=network_title)
@@ -276,6 +277,13 @@ def _with_options(
     if device.port is not None and not 0 < device.port <= 65535:
         raise FieldError("port", f"{device.port} is no port: a number from 1 to 65535")
     return dataclasses.replace(device, from_addresses=tuple(dict.fromkeys((*kept, *ranges))), options=options)
+
+
+def _name(text: str) -> str:
+    name = text.strip()
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise OperatorError(f"a name has at most {_LONGEST_NAME} characters, all of them printable")
+    return name
 
 
 def in_field(field: str, parse: Callable[[str], T], text: str) -> T:

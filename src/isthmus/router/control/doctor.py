@@ -249,4 +249,5 @@ def _membership(data: Path, *, look_at_bridge: bool) -> list[Finding]:
         found = Finding(Level.OK, "network", f"site {membership['site']} at {url}")
         return [found, *(bridge_findings(url) if look_at_bridge else ())]
     except (OperatorError, KeyError) as error:
-        return [Finding(Level.BAD, "network", f"membership.json is damaged: {error}", "join again with a new invite")]
+        text = str(error) if isinstance(error, OperatorError) else "membership.json is damaged"
+        return [Finding(Level.BAD, "network", text, "join again with a new invite")]
