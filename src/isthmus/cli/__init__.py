@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from isthmus import __version__
 from isthmus.cli import alias, audit, bridge, demo, device, directory, doctor, echo, grant, router, sessions, site
-from isthmus.errors import IsthmusError
+from isthmus.errors import IsthmusError, OperatorError
 
 _FAILED: Final = 1
 _USAGE: Final = 2
@@ -43,15 +43,22 @@ def run(tokens: Sequence[str]) -> int:
     """Run a command; return its exit status: 0, 1 it could not be done, 2 it was not understood, 70 a bug here."""
     try:
         result = app(list(tokens), exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        words = " ".join(error.unused_tokens or ())
+        return _say(f"too many words: {words}", hint=f"isthmus {_typed_nouns(tokens)}--help", status=_USAGE)
     except CycloptsError as error:
         return _say(str(error).splitlines()[0], hint=f"isthmus {_typed_nouns(tokens)}--help", status=_USAGE)
     except IsthmusError as error:
-        return _say(str(error), hint=error.hint, status=_FAILED)
+        asked = f"isthmus {_typed_nouns(tokens)}--help" if isinstance(error, OperatorError) else ""
+        return _say(str(error), hint=error.hint or asked, status=_FAILED)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has enough
         return 0
+    except PermissionError as error:
+        hint = "run it as the user whose data folder that is, or name another with --data DIR"
+        return _say(f"{error.strerror}{f': {error.filename}' if error.filename else ''}", hint=hint, status=_FAILED)
     except OSError as error:
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", status=_FAILED)
     except Exception as error:

@@ -1,21 +1,17 @@
 """`isthmus audit`: who reached what."""
-# ruff: noqa: D417 - the shared options --data and --json are explained in options.py
 
 from isthmus.cli import show
 from isthmus.cli.call import call
-from isthmus.cli.options import AsJson, Data, Part
+from isthmus.cli.options import AsJson, Data, Limit, Part
 
 
-def audit(*, limit: int = 100, data: Data = None, as_json: AsJson = False) -> None:
+def audit(*, limit: Limit = 100, data: Data = None, as_json: AsJson = False) -> None:
     """List who reached what, when, with which outcome, the newest first. It holds no patient data.
 
     ```
     isthmus audit
     isthmus audit --limit 1000 --json
     ```
-
-    Args:
-        limit: how many rows.
     """
     rows = call(data, Part.ROUTER, "audit", limit=limit)
     if as_json:

@@ -9,7 +9,8 @@ from cyclopts import App, Parameter
 
 from isthmus.cli import show
 from isthmus.cli.call import call
-from isthmus.cli.options import AsJson, Data, Part, folder_of, parse_duration
+from isthmus.cli.options import AsJson, Data, Limit, Part, folder_of, parse_duration, parse_url
+from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 
 app = App(name="bridge", help="Run and administer a Bridge, the meeting point of the sites.")
@@ -56,10 +57,12 @@ def run(
     from isthmus.bridge.app import BridgeAddress, BridgeConfig, run_bridge
     from isthmus.cli.serve import run_until_stopped
 
+    if not tls and (certificate is not None or key is not None):
+        raise OperatorError("--certificate and --key mean nothing with --no-tls", hint="leave out one or the other")
     config = BridgeConfig(
         data=folder_of(Part.BRIDGE, data),
         listen=HostPort.parse(listen),
-        public_url=public_url,
+        public_url=None if public_url is None else parse_url(public_url),
         tls=tls,
         certificate=certificate,
         key=key,
@@ -180,15 +183,12 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
 
 
 @app.command
-def audit(*, limit: int = 100, data: Data = None, as_json: AsJson = False) -> None:
+def audit(*, limit: Limit = 100, data: Data = None, as_json: AsJson = False) -> None:
     """List sessions, the newest first: who with whom, when, how it ended. No content ever comes here.
 
     ```
     isthmus bridge audit --limit 20
     ```
-
-    Args:
-        limit: how many rows.
     """
     rows = call(data, Part.BRIDGE, "audit", limit=limit)
     if as_json:

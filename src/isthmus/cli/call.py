@@ -22,10 +22,11 @@ def call(data: Path | None, part: Part, operation: str, **arguments: object) -> 
     """
     folder = folder_of(part, data)
     given = {name: value for name, value in arguments.items() if value is not None}
-    control = read_json(folder / "control.json")
+    file = folder / "control.json"
+    control = read_json(file)
     if control is not None:
         try:
-            return _ask(control, operation, given)
+            return _ask(control, file, operation, given)
         except ConnectionRefusedError:
             pass  # it was killed and left its note behind: the folder's lock says whether that is so
     return _do_here(folder, part, operation, given)
@@ -34,26 +35,27 @@ def call(data: Path | None, part: Part, operation: str, **arguments: object) -> 
 def call_running(data: Path | None, part: Part, operation: str, **arguments: object) -> Any:
     """Return what the operation answers; it needs a running part. Raises OperatorError, also if none runs."""
     folder = folder_of(part, data)
-    control = read_json(folder / "control.json")
+    file = folder / "control.json"
+    control = read_json(file)
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         if control is not None:
-            return _ask(control, operation, given)
+            return _ask(control, file, operation, given)
     except ConnectionRefusedError:
         pass
     name = part.value.capitalize()
     raise OperatorError(f"no {name} is running with the data folder {folder}", hint=f"isthmus {part.value} run")
 
 
-def _ask(control: dict[str, object], operation: str, arguments: dict[str, object]) -> Any:
-    where = HostPort.parse(str(control["url"] if "url" in control else control["address"]).removeprefix("http://"))
+def _ask(control: dict[str, object], file: Path, operation: str, arguments: dict[str, object]) -> Any:
+    where, token = _note(control, file)
     connection = http.client.HTTPConnection(where.host, where.port, timeout=_TIMEOUT)
     try:
         connection.request(
             "POST",
             f"/control/{operation}",
             json.dumps(arguments),
-            {"Authorization": f"Bearer {control['token']}", "Content-Type": "application/json"},
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
         response = connection.getresponse()
         body = response.read()
@@ -75,6 +77,15 @@ def _ask(control: dict[str, object], operation: str, arguments: dict[str, object
     problem = answer if isinstance(answer, dict) else {}
     message = problem.get("detail") or problem.get("title") or f"HTTP status {response.status}"
     raise OperatorError(str(message), hint=str(problem.get("hint", "")))
+
+
+def _note(control: dict[str, object], file: Path) -> tuple[HostPort, str]:
+    """Return where a part's control API listens, and the token it wants. Raises OperatorError if `file` is damaged."""
+    try:
+        where = HostPort.parse(str(control["url"] if "url" in control else control["address"]).removeprefix("http://"))
+        return where, str(control["token"])
+    except (KeyError, OperatorError) as error:
+        raise OperatorError(f"{file} is damaged", hint="stop what runs there and start it again") from error
 
 
 def _do_here(folder: Path, part: Part, operation: str, arguments: dict[str, object]) -> Any:

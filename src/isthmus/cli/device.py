@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from isthmus.cli import show
 from isthmus.cli.call import call, call_running
 from isthmus.cli.options import AsJson, Data, Part
+from isthmus.errors import OperatorError
 
 app = App(name="device", help="Devices of this site: add, list, test, remove.")
 
@@ -137,24 +138,25 @@ def set_(
         tls_any_host: do not insist that the device's certificate names its host.
         plain: no TLS in either direction any more.
     """
-    changed = call(
-        data,
-        Part.ROUTER,
-        "device_set",
-        device=device,
-        address=address,
-        host=host,
-        port=port,
-        name=name,
-        title=title,
-        from_address=from_address,
-        associate_timeout=associate_timeout,
-        max_associations=max_associations,
-        strip_async=strip_async,
-        callers_as=callers_as,
-        tls=_tls(tls, tls_from, tls_ca, tls_certificate, tls_key, tls_any_host),
-        plain=plain or None,
-    )
+    given = {
+        "address": address,
+        "host": host,
+        "port": port,
+        "name": name,
+        "title": title,
+        "from_address": from_address,
+        "associate_timeout": associate_timeout,
+        "max_associations": max_associations,
+        "strip_async": strip_async,
+        "callers_as": callers_as,
+        "tls": _tls(tls, tls_from, tls_ca, tls_certificate, tls_key, tls_any_host),
+        "plain": plain or None,
+    }
+    if all(value is None for value in given.values()):
+        raise OperatorError("nothing to change was given", hint="isthmus device set --help")
+    if plain and given["tls"] is not None:
+        raise OperatorError("--plain is the opposite of the other TLS options", hint="leave out one or the other")
+    changed = call(data, Part.ROUTER, "device_set", device=device, **given)
     print(f"Changed {changed['title']}; other sites know it as {changed['network_title']}.")
     _print_notes(changed)
 
@@ -300,6 +302,12 @@ def _tls(
     to_device: bool, from_device: bool, ca: Path | None, certificate: Path | None, key: Path | None, any_host: bool
 ) -> dict[str, Any] | None:
     if not (to_device or from_device):
+        given = {"--tls-ca": ca, "--tls-certificate": certificate, "--tls-key": key, "--tls-any-host": any_host or None}
+        for option, value in given.items():
+            if value is not None:
+                raise OperatorError(
+                    f"{option} means nothing without --tls or --tls-from", hint="give all TLS options together"
+                )
         return None
     return {
         "to_device": to_device,

@@ -5,8 +5,9 @@ from datetime import datetime, time, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from isthmus.errors import OperatorError
 from isthmus.kit import platform
@@ -22,6 +23,9 @@ class Part(StrEnum):
     BRIDGE = "bridge"
 
 
+_MARKS: Final = {Part.ROUTER: "prekeys", Part.BRIDGE: "address.json"}  # what only the data folder of that part has
+
+
 Data = Annotated[
     Path | None,
     Parameter(
@@ -31,12 +35,40 @@ Data = Annotated[
         help="data folder of the Router or Bridge; without it, the usual place of this system",
     ),
 ]
+Limit = Annotated[int, Parameter(name="--limit", validator=validators.Number(gte=1), help="how many rows.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, for programs to read")]
 
 
 def folder_of(part: Part, data: Path | None) -> Path:
-    """Return the data folder of `part`: what --data or ISTHMUS_DATA named, or the usual place of this system."""
-    return (data or platform.default_data_folder(part.value)).expanduser()
+    """Return the data folder of `part`: what --data or ISTHMUS_DATA named, or the usual place of this system.
+
+    Raises OperatorError if that is a file, or holds the other part: one ISTHMUS_DATA is easily set for both.
+    """
+    folder = (data or platform.default_data_folder(part.value)).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise OperatorError(f"{folder} is not a folder", hint="--data DIR names the data folder")
+    for other, mark in _MARKS.items():
+        if other is not part and (folder / mark).exists() and not (folder / _MARKS[part]).exists():
+            raise OperatorError(
+                f"{folder} is the data folder of a {other.value.capitalize()}, not of a {part.value.capitalize()}",
+                hint="--data DIR names another; is ISTHMUS_DATA set?",
+            )
+    return folder
+
+
+def parse_url(text: str) -> str:
+    """Return the URL of a Bridge without a slash at its end. Raises OperatorError if Routers could not use it."""
+    hint = "https://HOST or https://HOST:PORT is meant"
+    parts = urlsplit(text)
+    try:
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise OperatorError(f"'{text}' is not a Bridge's URL", hint=hint)
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+        raise OperatorError(f"'{text}' has more than host and port, which a Bridge's URL has not", hint=hint)
+    return text.rstrip("/")
 
 
 def parse_duration(text: str) -> float:

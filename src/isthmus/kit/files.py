@@ -10,6 +10,8 @@ from pathlib import Path
 from isthmus.errors import OperatorError
 from isthmus.kit import platform
 
+_DAMAGED = "put it back from a backup; if it is control.json, start what runs there again"
+
 
 def write_durably(path: Path, content: bytes, *, private: bool = True) -> None:
     """Replace `path` by `content`, all or nothing, durable when this returns. `private`: readable by its owner only.
@@ -59,7 +61,7 @@ def read_json(path: Path) -> dict[str, object] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise OperatorError(f"{path} is damaged: {error}") from error
+        raise OperatorError(f"{path} is damaged: {error}", hint=_DAMAGED) from error
     if not isinstance(value, dict):
-        raise OperatorError(f"{path} is damaged: not a JSON object")
+        raise OperatorError(f"{path} is damaged: not a JSON object", hint=_DAMAGED)
     return value

@@ -48,7 +48,9 @@ def test_a_file_that_may_not_be_written_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert _fails_with(PermissionError(13, "Permission denied", "/some/file"), monkeypatch, tmp_path) == 1
-    assert capsys.readouterr().err == "isthmus: Permission denied: /some/file\n"
+    line, hint = capsys.readouterr().err.splitlines()
+    assert line == "isthmus: Permission denied: /some/file"
+    assert "--data" in hint
 
 
 def test_a_bug_is_one_line_that_says_how_to_report_it(
