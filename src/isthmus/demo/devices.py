@@ -11,6 +11,7 @@ from typing import Any, Final
 import pydicom
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, build_context, build_role, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
@@ -62,16 +63,31 @@ def associated(
 
     Raises AssociationRefused with the A-ASSOCIATE-RJ that came, or DeviceFailed if nothing sensible did.
     """
+    refusals: list[A_ASSOCIATE_RJ] = []
+
+    def received(event: Any) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            refusals.append(event.pdu)
+
+    handlers = [*options.pop("evt_handlers", []), (evt.EVT_PDU_RECV, received)]
     association = device.associate(
-        where.host, where.port, contexts=contexts, ae_title=called, max_pdu=_MAX_PDU, ext_neg=roles or [], **options
+        where.host,
+        where.port,
+        contexts=contexts,
+        ae_title=called,
+        max_pdu=_MAX_PDU,
+        ext_neg=roles or [],
+        evt_handlers=handlers,
+        **options,
     )
-    if association.is_rejected:
-        answer = association.acceptor.primitive
+    # pynetdicom now and then takes a rejection for an abort, so it is the PDU that counts.
+    if refusals:
+        answer = refusals[0]
         raise AssociationRefused(
-            f"A-ASSOCIATE-RJ {answer.result}/{answer.result_source}/{answer.diagnostic}",
+            f"A-ASSOCIATE-RJ {answer.result}/{answer.source}/{answer.reason_diagnostic}",
             result=answer.result,
-            source=answer.result_source,
-            reason=answer.diagnostic,
+            source=answer.source,
+            reason=answer.reason_diagnostic,
         )
     if not association.is_established:
         raise DeviceFailed(f"no association with {called}: it was aborted, or nobody answered at {where}")

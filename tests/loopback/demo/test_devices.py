@@ -1,14 +1,20 @@
 """The demonstration's devices among themselves: what they cannot do directly, the relay need not be asked to carry."""
 
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.presentation import VerificationPresentationContexts
 
-from isthmus.demo.devices import Archive, DeviceFailed, Workstation
+from isthmus.demo.devices import Archive, DeviceFailed, Workstation, associated
 from isthmus.demo.images import Image, bundled
 from isthmus.errors import AssociationRefused
 from isthmus.kit.names import HostPort
+from isthmus.testing.dicom import associate_rj
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # it has opinions on its own test files
 
@@ -109,3 +115,30 @@ def test_a_rejection_is_told_with_its_three_numbers(archive: Archive, workstatio
     with pytest.raises(AssociationRefused) as refused:
         workstation.echo(HostPort("127.0.0.1", archive.port), "OTHER")
     assert (refused.value.result, refused.value.source, refused.value.reason) == (1, 1, 7)
+
+
+def test_a_refusal_is_told_as_one_however_the_toolkit_takes_it() -> None:
+    refusal = associate_rj(1, 1, 3)
+
+    def refuse(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the listener is closed at the end
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(refusal)
+                    connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        where = HostPort("127.0.0.1", listener.getsockname()[1])
+        for _ in range(40):
+            with (
+                pytest.raises(AssociationRefused) as refused,
+                associated(AE("WS"), where, "PACS", VerificationPresentationContexts),
+            ):
+                pass
+            assert (refused.value.result, refused.value.source, refused.value.reason) == (1, 1, 3)
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
