@@ -10,6 +10,7 @@ import pytest
 
 from isthmus.cloudio.options import StreamOptions
 from isthmus.router.config import RouterLimits
+from isthmus.router.lan import connection
 from isthmus.testing.devices import Archive, Listening, Wire, calling, listening
 from isthmus.testing.dicom import abort, associate_ac, associate_rq, echo_rq, echo_rsp, release_rp, release_rq, store_rq
 from isthmus.testing.network import Network, NetworkOptions, until
@@ -228,6 +229,39 @@ async def test_a_device_that_reads_nothing_stops_its_sender_and_memory_stays_bou
             assert digest.digest() == hashlib.sha256(message).digest()
         await pacs.let_go()
         await network.quiet()
+
+
+async def test_a_device_that_never_reads_again_is_not_held_on_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its system still answers, with a window of zero: what waits for it would wait for ever."""
+    monkeypatch.setattr(connection, "CLOSING_SECONDS", 0.5)
+    asleep = asyncio.Event()
+
+    async def sleeping(wire: Wire) -> None:
+        await wire.send(associate_ac(await wire.pdu()))
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it reads too
+        await asleep.wait()
+
+    options = NetworkOptions()
+    async with (
+        listening(sleeping, receive_buffer=16_384) as pacs,
+        Network.running(tmp_path, options=options) as network,
+    ):
+        await network.pair(pacs)
+        async with calling(network.sites["north"].port) as wire:
+            await wire.associate("PACS", "WS")
+            for _ in range(12):
+                await wire.send(store_rq(bytes(MIB)))
+            wire.reset()
+        south = network.sites["south"].live
+        await until(lambda: not south.sessions)
+
+        def held() -> list[str]:
+            return [what for what in network.left() if what.startswith("open:")]
+
+        await until(lambda: not held(), 14.0, what=lambda: "; ".join(held()))
+        asleep.set()
 
 
 async def test_a_hang_up_is_noticed_while_nobody_reads(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ _FIRST_BUFFER: Final = 16 * 1024  # an idle association shall cost little: 200 o
 _MOST_BUFFER: Final = 256 * 1024  # beyond this a read gains nothing, and a segment is no larger
 _WRITE_HIGH_WATER: Final = 1024 * 1024
 _HANG_UP_CHECK_SECONDS: Final = 1.0
+CLOSING_SECONDS: Final = 10.0
+"""How long what was written may still take to leave to a device that is let go: one that never reads would hold it."""
 
 
 class Owner(Protocol):
@@ -176,6 +178,8 @@ class DeviceConnection(asyncio.BufferedProtocol):
         else:
             self.resume()
             transport.close()
+            if self._watch is None:
+                self._watch = asyncio.get_running_loop().call_later(CLOSING_SECONDS, transport.abort)
 
     def _watch_for_hang_up(self) -> None:
         if not self._paused or self._transport is None:
