@@ -29,6 +29,8 @@ _SECONDS: Final = 10.0
 _PROBES: Final = (512 * 1024, 8 * 1024 * 1024)  # bytes: the first tells a slow line, and warms up a quick one
 _LONG: Final = 1.0  # seconds: a probe that took so long has told enough
 _MOST_BYTES: Final = 1024 * 1024
+_SILENT: Final = "the firewall must let this machine connect out to it"
+_REFUSED: Final = f"does it run, and is that its port? If so, {_SILENT}"
 _SLOW: Final = 1.0  # MB/s: a CT series of 250 MB would take over four minutes
 
 
@@ -167,8 +169,8 @@ def _reach(way: Way, findings: list[Finding]) -> None:
             Finding(
                 Level.BAD,
                 "TCP",
-                f"no connection to {where}: {error}",
-                "the firewall must let this machine connect out to it; the text below asks for that",
+                f"no connection to {where}: {error.strerror or error}",
+                _REFUSED if isinstance(error, ConnectionRefusedError) else _SILENT,
             )
         )
         raise _Stop from error

@@ -5,6 +5,7 @@ length before it keeps anything and gives a connection 5 s for its first PDU; nu
 """
 
 import asyncio
+import os
 import ssl
 from collections import OrderedDict
 from typing import Final
@@ -24,6 +25,11 @@ from isthmus.router.live.session import Session
 _log = structlog.get_logger()
 
 _BACKLOG: Final = 512
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's words, without the address that asyncio adds. A name that is not known has no errno."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 class HalfOpen:
@@ -135,7 +141,7 @@ class LanListener:
             )
         except OSError as error:
             raise OperatorError(
-                f"cannot listen for devices at {at}: {error.strerror or error}",
+                f"cannot listen for devices at {at}: {_reason(error)}",
                 hint="choose another with --dicom HOST:PORT",
             ) from error
         self._servers.append(server)
