@@ -8,7 +8,7 @@ from typing import Final
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from isthmus import __version__
-from isthmus.cli import alias, audit, bridge, demo, device, directory, doctor, echo, grant, router, sessions, site
+from isthmus.cli import alias, audit, bridge, demo, device, directory, doctor, echo, grant, logs, router, sessions, site
 from isthmus.errors import IsthmusError, OperatorError
 
 _FAILED: Final = 1
@@ -36,6 +36,7 @@ for _command in (demo.demo, directory.directory, echo.echo, sessions.sessions, a
 
 def main() -> None:
     """Run the command that was typed and end the process with its exit status."""
+    logs.configure()  # a command that works on a stopped part logs too; standard output is for its answer
     sys.exit(run(sys.argv[1:]))
 
 

@@ -112,3 +112,13 @@ def test_starting_up_imports_nothing_heavy() -> None:
     code = f"import sys, isthmus.cli; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_command_logs_does_not_go_where_its_answer_goes() -> None:
+    code = (
+        "import sys, structlog; from isthmus import cli; sys.argv[1:] = ['--version'];"
+        "cli.run = lambda _tokens: structlog.get_logger().warning('seen'); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "seen" in done.stderr
