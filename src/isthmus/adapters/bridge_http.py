@@ -50,7 +50,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 _MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024  # a network of many sites, each with many devices
 
 
-class BridgeClient:
+class BridgeConnection:
     """What a Router asks of its Bridge.
 
     Every method raises Problem if the Bridge says no, ProviderTrouble if it cannot be reached, and Untrusted if what
@@ -93,7 +93,7 @@ class BridgeClient:
         self._connecting = asyncio.Lock()
 
     def __repr__(self) -> str:
-        return f"<BridgeClient of {self._identity.router_id} at {self.url}>"
+        return f"<BridgeConnection of {self._identity.router_id} at {self.url}>"
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from isthmus.adapters.blobstore.bridge import BridgeBlobstore
-from isthmus.adapters.bridge_http import BridgeClient, usable_ca
+from isthmus.adapters.bridge_http import BridgeConnection, usable_ca
 from isthmus.adapters.signalling.bridge import BridgeSignalling
 from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.stream import Cloud
@@ -94,7 +94,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         metrics = Metrics()
         tasks = Tasks("router")
         ca = None if membership.ca is None else usable_ca(membership.ca)
-        bridge = BridgeClient(membership.url, membership.identity, keys.identity, ca=ca)  # it learns its own offset
+        bridge = BridgeConnection(membership.url, membership.identity, keys.identity, ca=ca)  # it learns its own offset
         stack.push_async_callback(bridge.close)
         signalling = BridgeSignalling(bridge)
         cloud = around(Cloud(signalling, BridgeBlobstore(bridge)))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from isthmus.adapters.bridge_http import BridgeClient, usable_ca
+from isthmus.adapters.bridge_http import BridgeConnection, usable_ca
 from isthmus.contract.invites import Invite
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import OperatorError
@@ -30,7 +30,7 @@ async def join(folder: Path, invite: Invite, *, ca: Path | None = None) -> Route
                 f"the Router in {folder} is site {keys.membership.site} of {keys.membership.url} already",
                 hint="--data DIR with another folder makes another Router",
             )
-        async with BridgeClient(invite.url, invite.identity, keys.identity, ca=ca, clock=clock) as bridge:
+        async with BridgeConnection(invite.url, invite.identity, keys.identity, ca=ca, clock=clock) as bridge:
             await bridge.enrol(invite, keys.prekey_document())
         keys.join(Membership(invite.url, invite.identity, invite.site, ca))
     return keys.router_id

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.adapters.signalling.bridge import BridgeSignalling
 from isthmus.bridge.administration import Administration
 from isthmus.bridge.app import run_bridge
@@ -39,7 +39,7 @@ class Member:
         self.clock = clock or SystemClock()
         self.identity = Identity.generate(secrets.token_bytes)
         self.prekey = PrekeyPair.generate(secrets.token_bytes, self.clock.now())
-        self.client = BridgeClient(url, bridge_identity, self.identity, clock=self.clock)
+        self.client = BridgeConnection(url, bridge_identity, self.identity, clock=self.clock)
         self.signalling = BridgeSignalling(self.client)
         self.notices: asyncio.Queue[bytes] = asyncio.Queue()
         self._counter = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.contract.notices import NoticeKind, pack
 from isthmus.errors import ProviderTrouble, Untrusted
 from isthmus.kit.names import HostPort
@@ -28,7 +28,7 @@ async def test_another_identity_is_refused_before_any_secret_is_sent(tmp_path: P
     async with running_bridge(tmp_path, tls=True) as bridge:
         member = bridge.member("clinic")
         invite = await bridge.invite("clinic")
-        wrong = BridgeClient(bridge.address.url, secrets.token_bytes(32), member.identity)
+        wrong = BridgeConnection(bridge.address.url, secrets.token_bytes(32), member.identity)
         with pytest.raises(Untrusted):
             await wrong.enrol(invite, member.prekey_document())
         assert (await bridge.administration.invites())[0]["open"]
@@ -37,7 +37,7 @@ async def test_another_identity_is_refused_before_any_secret_is_sent(tmp_path: P
 
 async def test_another_bridge_without_tls_is_refused(tmp_path: Path) -> None:
     async with running_bridge(tmp_path) as bridge:
-        client = BridgeClient(bridge.address.url, secrets.token_bytes(32), bridge.member("clinic").identity)
+        client = BridgeConnection(bridge.address.url, secrets.token_bytes(32), bridge.member("clinic").identity)
         with pytest.raises(Untrusted, match="not the Bridge"):
             await client.network()
         await client.close()

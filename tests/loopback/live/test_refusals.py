@@ -195,7 +195,7 @@ async def test_a_device_that_is_switched_off_is_an_outage(tmp_path: Path) -> Non
                 async with calling(network.sites["north"].port) as wire:
                     assert await wire.associate("PACS", "WS") == rj(2, 3, 1)
         line = next(line for line in logs if line["event"] == "association refused")
-        explains(line, "2/3/1", "PACS at 127.0.0.1", "isthmus device test PACS")
+        explains(line, "2/3/1", "PACS at 127.0.0.1", "isthmus device show PACS")
         assert pacs.dialled == 0
         assert network.sites["south"].live.setting_up == 0
 
@@ -235,7 +235,7 @@ async def test_a_device_that_stays_silent_is_an_outage_after_its_associate_timeo
             async with calling(network.sites["north"].port) as wire:
                 assert await wire.associate("PACS", "WS") == rj(2, 3, 1)
         line = next(line for line in logs if line["event"] == "association refused")
-        explains(line, "2/3/1", "no answer within 0.3 s", "isthmus device test PACS")
+        explains(line, "2/3/1", "no answer within 0.3 s", "isthmus device show PACS")
         await pacs.let_go()
         await network.quiet()
 

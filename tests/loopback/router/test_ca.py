@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.interop.certificates import Authority
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.contract.invites import Invite
 from isthmus.envelope.identity import Identity
 from isthmus.errors import IsthmusError, OperatorError, Problem, ProviderTrouble
@@ -74,7 +74,7 @@ async def test_a_ca_file_that_is_gone_is_an_outage_until_it_is_back(tmp_path: Pa
         made = await bridge.invite("north")
         own = Identity.generate(secrets.token_bytes)
         hidden = authority.certificate.with_suffix(".hidden")
-        async with BridgeClient(url, made.identity, own, ca=authority.certificate) as client:
+        async with BridgeConnection(url, made.identity, own, ca=authority.certificate) as client:
             authority.certificate.rename(hidden)
             with pytest.raises(ProviderTrouble, match="CA file"):
                 await client.heartbeat([])

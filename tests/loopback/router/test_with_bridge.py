@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.bridge.administration import Administration as BridgeAdministration
 from isthmus.bridge.app import run_bridge
 from isthmus.bridge.config import BridgeAddress, BridgeConfig
@@ -107,7 +107,7 @@ async def joined(
     audit = Audit(store, clock)
     directory = Directory(store, keys, clock, alert=audit.alert)
     machine = SlowClock() if late else SystemClock()
-    http = BridgeClient(keys.membership.url, keys.membership.identity, keys.identity, clock=machine)
+    http = BridgeConnection(keys.membership.url, keys.membership.identity, keys.identity, clock=machine)
     stack.push_async_callback(http.close)
     sync = Sync(http, directory, keys, clock=clock, system_clock=clock, counts=list, audit=audit, metrics=Metrics())
     return Site(folder, clock, keys, directory, Administration(store, directory, keys, audit, clock), sync)

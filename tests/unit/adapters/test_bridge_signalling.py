@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.adapters.signalling.bridge import BridgeSignalling
 from isthmus.errors import Problem, ProviderTrouble, Retry
 
@@ -41,7 +41,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_bridge_that_stays_away_is_not_complained_of_with_each_try() -> None:
     unreachable = [ProviderTrouble("cannot be reached", retry=Retry.LATER) for _ in range(50)]
     bridge = Away(*unreachable, Problem(401, "Revoked", detail="gone"), *unreachable)
-    signalling = BridgeSignalling(cast("BridgeClient", bridge))
+    signalling = BridgeSignalling(cast("BridgeConnection", bridge))
     with capture_logs() as logs:
         signalling.attach("ROUTER", lambda _: None)
         await asyncio.wait_for(bridge.asked_all.wait(), 20)

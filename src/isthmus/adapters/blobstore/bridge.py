@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlencode
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.errors import BlobExists, BlobMissing, Problem, ProviderTrouble, Retry
 from isthmus.ports.blobstore import BlobInfo, BlobstoreTraits
 
@@ -15,7 +15,7 @@ _MOST_BLOB_BYTES: Final = 8 * 1024 * 1024
 class BridgeBlobstore:
     """The built-in blobstore, seen from one Router."""
 
-    def __init__(self, bridge: BridgeClient) -> None:
+    def __init__(self, bridge: BridgeConnection) -> None:
         """Use the Bridge that `bridge` knows; it is not closed with the store."""
         self.traits = BlobstoreTraits(max_blob_bytes=_MOST_BLOB_BYTES, list_lag=0.0, has_ttl=True)
         self._bridge = bridge
@@ -75,6 +75,6 @@ def _trouble(problem: Problem) -> ProviderTrouble:
     )
 
 
-def open_store(url: str, *, bridge: BridgeClient) -> BridgeBlobstore:  # noqa: ARG001 - `bridge:` says it all
+def open_store(url: str, *, bridge: BridgeConnection) -> BridgeBlobstore:  # noqa: ARG001 - `bridge:` says it all
     """Return the built-in store of the Router's own Bridge."""
     return BridgeBlobstore(bridge)

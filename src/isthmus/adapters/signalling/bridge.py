@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.adapters.signalling.websocket import MAX_MESSAGE_BYTES, CloseCode, WebSocket
 from isthmus.errors import IsthmusError, ProviderTrouble, Retry
 from isthmus.kit import backoff
@@ -34,7 +34,7 @@ _MAILBOX_BYTES: Final = 64
 class BridgeSignalling:
     """The built-in signalling service, seen from one Router: it listens at its own Router ID and at nothing else."""
 
-    def __init__(self, bridge: BridgeClient) -> None:
+    def __init__(self, bridge: BridgeConnection) -> None:
         """Use the Bridge that `bridge` knows; the connection is made at first use, and made again when it is lost.
 
         `on_connected` is called each time: what the Bridge said in between was not heard. `on_lost` is called when
@@ -216,6 +216,6 @@ def _mailbox(to: str) -> bytes:
     return bytes((len(name),)) + name
 
 
-def open_signalling(url: str, *, bridge: BridgeClient) -> BridgeSignalling:  # noqa: ARG001 - `bridge:` says it all
+def open_signalling(url: str, *, bridge: BridgeConnection) -> BridgeSignalling:  # noqa: ARG001 - `bridge:` says it all
     """Return the built-in service of the Router's own Bridge."""
     return BridgeSignalling(bridge)

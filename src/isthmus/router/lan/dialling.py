@@ -19,7 +19,7 @@ def unreachable(device: LocalDevice, why: str) -> AssociationRefused:
         result=2,
         source=3,
         reason=1,
-        hint=f"is it switched on? `isthmus device test {device.network_title}` tries it",
+        hint=f"is it switched on, and is {device.host}:{device.port} right? isthmus device show {device.network_title}",
     )
 
 

@@ -142,7 +142,7 @@ class LanListener:
         except OSError as error:
             raise OperatorError(
                 f"cannot listen for devices at {at}: {_reason(error)}",
-                hint="choose another with --dicom HOST:PORT",
+                hint=f"choose another with {'--dicom' if tls is None else '--dicom-tls'} HOST:PORT",
             ) from error
         self._servers.append(server)
         host, port = server.sockets[0].getsockname()[:2]

@@ -20,7 +20,7 @@ from isthmus.envelope.identity import RouterId
 from isthmus.envelope.offers import Decision, OpenedOffer, open_offer, peek_offer
 from isthmus.errors import AssociationRefused, RemoteMisuse, SealBroken, Untrusted
 from isthmus.relay.policy import CommandPolicy
-from isthmus.router.live.calling import as_reject, call_device
+from isthmus.router.live.called_device import as_reject, call_device
 from isthmus.router.live.hollow import HollowSession
 from isthmus.router.live.registry import FIRST_CREDIT, Live
 from isthmus.router.live.session import Parties, Session

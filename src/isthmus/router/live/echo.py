@@ -17,7 +17,7 @@ from isthmus.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from isthmus.envelope.offers import Decision
 from isthmus.errors import AssociationRefused, IsthmusError, OperatorError
 from isthmus.kit.names import AETitle
-from isthmus.router.live.calling import call_device
+from isthmus.router.live.called_device import call_device
 from isthmus.router.live.opening import Opening
 from isthmus.router.live.registry import Live
 from isthmus.router.live.session import Session

@@ -20,7 +20,7 @@ from isthmus.errors import AssociationRefused, IsthmusError, Problem, ProviderTr
 from isthmus.kit.names import AETitle
 from isthmus.relay.side import Answered, Asked
 from isthmus.relay.titles import Titles
-from isthmus.router.live.calling import call_device
+from isthmus.router.live.called_device import call_device
 from isthmus.router.live.link import LocalLink
 from isthmus.router.live.registry import FIRST_CREDIT, Live, Waiting, refusal
 from isthmus.router.live.session import Parties, Session

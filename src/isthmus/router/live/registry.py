@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from isthmus.adapters.bridge_http import BridgeClient
+from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver, StreamOptions
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
@@ -56,7 +56,7 @@ class Core:
     identity: Identity
     prekeys: Callable[[], Mapping[bytes, PrekeyPair]]
     directory: Directory
-    bridge: BridgeClient
+    bridge: BridgeConnection
     cloud: Cloud
     pool: Pool
     clock: Clock
