@@ -176,3 +176,23 @@ async def test_a_full_disk_here_does_not_end_an_association_that_moves(
             assert (await wire.pdu())[0] == PduType.P_DATA_TF
             await wire.release()
         assert archive.commands[0] == CommandField.C_MOVE_RQ
+
+
+async def test_a_full_disk_there_is_a_refusal_at_once_that_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be remembered cannot be told from a replay, so that no device is called for it."""
+    async with listening(Archive()) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+
+        def full(*_: object, **__: object) -> bool:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "remember_offer", full)
+            async with calling(network.sites["north"].port) as wire:
+                assert await wire.associate("PACS", "WS") == associate_rj(2, 3, 2)
+        assert not pacs.dialled
+        async with calling(network.sites["north"].port) as wire:
+            assert (await wire.associate("PACS", "WS"))[0] == PduType.ASSOCIATE_AC
+            await wire.release()

@@ -6,6 +6,7 @@ with the A-ASSOCIATE-RJ that the caller's device is to hear.
 
 import asyncio
 import functools
+import sqlite3
 from collections.abc import Callable, Coroutine
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from isthmus.errors import AssociationRefused, RemoteMisuse, SealBroken, Untrust
 from isthmus.relay.policy import CommandPolicy
 from isthmus.router.live.called_device import as_reject, call_device
 from isthmus.router.live.hollow import HollowSession
-from isthmus.router.live.registry import FIRST_CREDIT, Live
+from isthmus.router.live.registry import FIRST_CREDIT, Live, refusal
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.live.translation import put_back, retitled, titles_for
 from isthmus.router.routing.records import Admission
@@ -69,8 +70,6 @@ class Answering:
         core = self._live.core
         try:
             opened = self._verify(session_id, notice)
-            if not await asyncio.to_thread(core.directory.remember_offer, session_id, opened.forget_after):
-                raise SealBroken("an offer was repeated")
             await self._call(opened, state)
         except (Untrusted, SealBroken, RemoteMisuse) as error:
             _log.warning("an offer was dropped", session=session_id.hex()[:8], why=str(error), hint=error.hint)
@@ -106,7 +105,7 @@ class Answering:
         session = Session(live, core.clock)
         session.device_asks = False
         try:
-            admission = core.directory.admit(opened.initiator, opened.calling, opened.called)
+            admission = await self._admit(opened)
             live.demand_room(session)
             await self._relay(opened, admission, session, state)
         except AssociationRefused as refused:
@@ -114,6 +113,20 @@ class Answering:
             await self._reply_refusal(opened, as_reject(refused), state)
         finally:
             patience.cancel()
+
+    async def _admit(self, opened: OpenedOffer) -> Admission:
+        """Return what the tables say, once the offer is on disk: from then on it can never be answered again."""
+        directory = self._live.core.directory
+        try:
+            if not await asyncio.to_thread(directory.remember_offer, opened.session_id, opened.forget_after):
+                raise SealBroken("an offer was repeated")
+            return directory.admit(opened.initiator, opened.calling, opened.called)
+        except sqlite3.Error as error:
+            raise refusal(
+                f"the tables of this Router cannot be written: {error}",
+                reason=2,
+                hint="is the disk full? isthmus doctor says so",
+            ) from error
 
     async def _relay(self, opened: OpenedOffer, admission: Admission, session: Session, state: _Answering) -> None:
         live = self._live
@@ -180,8 +193,8 @@ class Answering:
 
     async def _reply_refusal(self, opened: OpenedOffer, raw: bytes, state: _Answering) -> None:
         core = self._live.core
-        refusal = opened.accept(core.identity, decision=Decision.REJECTED, answer=raw, window=0, random=core.random)
-        body = pack_fields((refusal.accept, refusal.signature, refusal.answer_box))
+        rejection = opened.accept(core.identity, decision=Decision.REJECTED, answer=raw, window=0, random=core.random)
+        body = pack_fields((rejection.accept, rejection.signature, rejection.answer_box))
         state.again = functools.partial(self._live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, body)
         asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.forget, opened.session_id)
         await state.again()
