@@ -10,7 +10,7 @@ from typing import Final
 from isthmus.cloudio.blobs import BlobBook, BlobTask, BlobWork
 from isthmus.cloudio.control import MOST_SIGNAL_BYTES, Status
 from isthmus.cloudio.options import StreamOptions
-from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.pool import Share
 from isthmus.cloudio.terms import Carriage, Outgoing, Phase, StreamObserver, StreamStats
 from isthmus.cloudio.window import ReaderWindow, Sealed, WriterWindow
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
@@ -48,7 +48,7 @@ class StreamCore:
         session_id: bytes,
         keys: SessionKeys,
         carriage: Carriage,
-        pool: Pool,
+        pool: Share,
         first_credit_out: int,
         first_credit_in: int,
         observer: StreamObserver,
@@ -118,7 +118,7 @@ class StreamCore:
             self._pending_at = now if self.writer.empty else now + self._options.idle_tick
         self._active(now)
         self._stopped = not self.writer.has_room()
-        if self._stopped:
+        if self._stopped and self.writer.starved:  # all else that may be short comes back with a status
             self._pool.wait(self, self._tell_writable)
         return not self._stopped and self.phase is Phase.OPEN
 
@@ -375,7 +375,7 @@ class StreamCore:
             self._stopped = False
             self._pool.leave(self)
             self._observer.on_writable()
-        else:
+        elif self.writer.starved:
             self._pool.wait(self, self._tell_writable)
 
     # Inside: in

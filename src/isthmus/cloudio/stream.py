@@ -71,7 +71,7 @@ class Duplex:
             session_id=session_id,
             keys=keys,
             carriage=carriage,
-            pool=pool,
+            pool=pool.share(to),
             first_credit_out=first_credit_out,
             first_credit_in=first_credit_in,
             observer=observer,

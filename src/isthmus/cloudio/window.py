@@ -11,7 +11,7 @@ from typing import Final
 from isthmus.cloudio.control import MOST_RANGES
 from isthmus.cloudio.options import StreamOptions
 from isthmus.cloudio.path import Path
-from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.pool import Share
 from isthmus.errors import RemoteMisuse
 
 MOST_AHEAD: Final = 8192  # segments under way; bounds the memory that tiny segments take beside their bytes
@@ -43,7 +43,7 @@ class Sealed:
 class WriterWindow:
     """Sealed segments on their way: queued, under way, to be sent again."""
 
-    def __init__(self, *, credit: int, pool: Pool, options: StreamOptions) -> None:
+    def __init__(self, *, credit: int, pool: Share, options: StreamOptions) -> None:
         self._options = options
         self._pool = pool
         self.path = Path(options)
@@ -85,13 +85,18 @@ class WriterWindow:
 
     def has_half(self) -> bool:
         """Whether a caller who was stopped may go on: half of everything is back."""
-        free = self._pool.free
         return (
-            free > 0
-            and self.held_bytes <= min(self.path.window, free) // 2
+            not self.starved
+            and self.held_bytes <= self.path.window // 2
             and self.credit - self._sealed_payload >= self._credit_step
             and len(self._queued) + len(self._flying) <= MOST_AHEAD // 4
         )
+
+    @property
+    def starved(self) -> bool:
+        """Whether it is the pool that keeps a caller who was stopped from going on."""
+        free = self._pool.free
+        return free <= 0 or self.held_bytes > free // 2
 
     def take(self) -> Sealed | None:
         """Return the next segment to publish, or None: first what must go again, then what credit allows."""

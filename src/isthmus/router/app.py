@@ -106,7 +106,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
             directory=directory,
             bridge=bridge,
             cloud=cloud,
-            pool=Pool(config.limits.pool_bytes),
+            pool=Pool(config.limits.pool_bytes, later=asyncio.get_running_loop().call_soon),
             clock=clock,
             tasks=tasks,
             audit=audit,

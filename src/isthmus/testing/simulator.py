@@ -257,7 +257,7 @@ class _World:
                 session_id=session_id,
                 keys=SessionKeys.derive(secret, initiator=index == 0),
                 carriage=Carriage(notice_bytes, 512),
-                pool=self.pools[index],
+                pool=self.pools[index].share("far"),
                 first_credit_out=allowed[index],
                 first_credit_in=allowed[1 - index],
                 observer=half,

@@ -1,41 +1,108 @@
-from isthmus.cloudio.pool import Pool
+from collections.abc import Callable
+
+from isthmus.cloudio.pool import Pool, Share
 
 
-def test_those_who_wait_are_told_once_when_a_sixteenth_is_free() -> None:
+def test_those_who_wait_are_told_once_when_a_sixteenth_is_free_to_their_site() -> None:
     pool = Pool(limit=1600)
+    others, share = pool.share("others"), pool.share("site")
     told: list[str] = []
-    pool.take(1600)
-    pool.wait("a", lambda: told.append("a"))
-    pool.give(99)
+    others.take(1600)
+    share.wait("a", lambda: told.append("a"))
+    others.give(0)
     assert told == []
-    pool.give(1)
+    others.give(100)
     assert told == ["a"]
-    pool.give(500)
+    others.give(500)
     assert told == ["a"]
 
 
 def test_who_leaves_is_not_told() -> None:
-    pool = Pool(limit=100)
+    share = Pool(limit=100).share("site")
     told: list[str] = []
-    pool.take(100)
-    pool.wait("a", lambda: told.append("a"))
-    pool.wait("b", lambda: told.append("b"))
-    pool.leave("a")
-    pool.give(100)
+    share.take(100)
+    share.wait("a", lambda: told.append("a"))
+    share.wait("b", lambda: told.append("b"))
+    share.leave("a")
+    share.give(100)
     assert told == ["b"]
 
 
 def test_one_who_waits_again_while_being_told_is_not_told_twice() -> None:
-    pool = Pool(limit=100)
+    share = Pool(limit=100).share("site")
     told: list[int] = []
 
     def tell() -> None:
-        told.append(pool.free)
-        pool.wait("a", tell)
+        told.append(share.free)
+        share.wait("a", tell)
 
-    pool.take(100)
-    pool.wait("a", tell)
-    pool.give(50)
-    assert told == [50]
-    pool.give(50)
-    assert told == [50, 100]
+    share.take(100)
+    share.wait("a", tell)
+    share.give(60)
+    assert told == [20]
+    share.give(40)
+    assert told == [20, 100]
+
+
+def test_nobody_is_told_in_the_midst_of_what_another_does() -> None:
+    """What waits is called later: a fault of it is not that of whoever gave bytes back, nor does it cost the rest."""
+    soon: list[Callable[[], None]] = []
+    pool = Pool(limit=100, later=soon.append)
+    share, other = pool.share("site"), pool.share("other")
+    told: list[str] = []
+    other.take(100)
+    share.wait("a", lambda: told.append("a"))
+    share.wait("b", lambda: told.append("b"))
+    other.give(100)
+    assert told == []
+    for call in soon:
+        call()
+    assert told == ["a", "b"]
+
+
+def fill(share: Share) -> int:
+    """Take as much as the share allows, a byte at a time."""
+    while share.free > 0:
+        share.take(1)
+    return share.used
+
+
+def test_one_site_holds_half_of_the_pool_at_the_most() -> None:
+    pool = Pool(limit=1200)
+    assert fill(pool.share("greedy")) == 600
+
+
+def test_sites_that_give_nothing_back_leave_as_much_as_each_of_them_has() -> None:
+    pool = Pool(limit=1200)
+    shares = [pool.share(f"site{number}") for number in range(5)]
+    while any(share.free > 0 for share in shares):
+        for share in shares:
+            if share.free > 0:
+                share.take(1)
+    assert [share.used for share in shares] == [200] * 5
+    assert pool.share("next").free == 200
+
+
+def test_a_site_at_its_share_is_not_woken_by_what_others_give_back() -> None:
+    pool = Pool(limit=1600)
+    greedy, good = pool.share("greedy"), pool.share("good")
+    fill(greedy)
+    told: list[str] = []
+    greedy.wait("stuck", lambda: told.append("stuck"))
+    good.take(300)
+    good.give(300)
+    assert told == []
+    greedy.give(100)
+    assert told == ["stuck"]
+
+
+def test_a_share_is_one_as_long_as_it_is_used_and_forgotten_then() -> None:
+    pool = Pool()
+    share = pool.share("site")
+    assert pool.share("site") is share
+    assert pool.share("another") is not share
+    share.take(5)
+    share.give(5)
+    del share
+    assert pool.share("site").used == 0
+    assert "0 of 268435456 bytes" in repr(pool)

@@ -13,7 +13,7 @@ OPTIONS = StreamOptions(window_least=10_000, window_most=80_000)
 
 
 def writer(*, credit: int = 10_000, pool: Pool | None = None) -> WriterWindow:
-    return WriterWindow(credit=credit, pool=pool or Pool(), options=OPTIONS)
+    return WriterWindow(credit=credit, pool=(pool or Pool()).share("far"), options=OPTIONS)
 
 
 def fill(window: WriterWindow, count: int, size: int = 1000) -> None:
@@ -143,8 +143,8 @@ def test_a_writer_stops_at_the_credit_and_goes_on_at_half_of_the_first() -> None
     assert window.has_half()
 
 
-def test_a_writer_holds_at_most_as_much_as_is_free_in_the_pool() -> None:
-    pool = Pool(limit=6000)
+def test_a_writer_holds_at_most_as_much_as_is_free_to_its_site() -> None:
+    pool = Pool(limit=9000)
     window = writer(pool=pool)
     fill(window, 2)
     assert window.has_room()
