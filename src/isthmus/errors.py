@@ -91,14 +91,20 @@ class BlobExists(ProviderTrouble):
 
 
 class Problem(IsthmusError):
-    """An HTTP answer as problem+json (RFC 9457). `field` names the input it is about, if it is about one."""
+    """An HTTP answer as problem+json (RFC 9457).
 
-    def __init__(self, status: int, title: str, *, detail: str = "", field: str = "", hint: str = "") -> None:
+    `field` names the input it is about, if it is about one; `retry_after` is Retry-After in seconds, if above 0.
+    """
+
+    def __init__(
+        self, status: int, title: str, *, detail: str = "", field: str = "", hint: str = "", retry_after: int = 0
+    ) -> None:
         super().__init__(detail or title, hint=hint)
         self.status: Final = status
         self.title: Final = title
         self.detail: Final = detail
         self.field: Final = field
+        self.retry_after: Final = retry_after
 
 
 class OperatorError(IsthmusError):

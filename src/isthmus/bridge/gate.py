@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.problems import problem_response
+from isthmus.bridge.rates import BLOBS, REQUESTS, Rates
 from isthmus.contract.rest import API, MAX_CLOCK_SKEW, REVOKED
 from isthmus.envelope.requests import RequestSignature, parse_authorization, verify_request
 from isthmus.errors import Problem
@@ -62,17 +63,19 @@ class SeenNonces:
 
 
 class Guard:
-    """Checks signatures. Knows the accounts and which nonces were used."""
+    """Checks signatures. Knows the accounts, which nonces were used, and who asks too often."""
 
     def __init__(self, accounts: Accounts, identity: bytes, clock: Clock) -> None:
         self._accounts = accounts
         self._identity = identity
         self._clock = clock
         self._nonces = SeenNonces()
+        self._requests = Rates(REQUESTS, clock)
+        self._blobs = Rates(BLOBS, clock)
         self._started = clock.now()
 
     def admit(self, method: str, target: str, authorization: str, digest: bytes) -> Account:
-        """Return who signed this request. Raises Problem 401."""
+        """Return who signed this request. Raises Problem 401, or 429 if that Router asks too often."""
         signature = parse_authorization(authorization)
         if self._accounts.is_revoked(signature.router_id):
             raise Problem(401, REVOKED, detail="This Router no longer belongs to the network.")
@@ -80,7 +83,13 @@ class Guard:
         if account is None:
             raise Problem(401, "Not enrolled", detail="This Router is not part of the network.")
         self.check(signature, account.public_key, method, target, digest)
+        (self._blobs if target.startswith(_BLOBS) else self._requests).take(account.router_id)
         return account
+
+    def forget(self, account: Account) -> None:
+        """Forget how often a Router asked that left the network."""
+        self._requests.forget(account.router_id)
+        self._blobs.forget(account.router_id)
 
     def check(self, signature: RequestSignature, public: bytes, method: str, target: str, digest: bytes) -> None:
         """Return if the signature fits and was not used before. Raises Problem 401."""

@@ -87,6 +87,7 @@ class Parts:
         account = await self.accounts.revoke(site)
         self.sessions.end_all_of(account.router_id, "revoked")
         self.hub.close(account.router_id)
+        self.guard.forget(account)
         others = self._others(account.router_id)
         for router_id in others:
             self.hub.tell(router_id, NoticeKind.REVOKED, body=account.mailbox)

@@ -45,6 +45,8 @@ def problem_response(problem: Problem, *, close: bool = False) -> Response:
     headers = {"Cache-Control": "no-store"}
     if problem.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Isthmus-Ed25519"
+    if problem.retry_after:
+        headers["Retry-After"] = str(problem.retry_after)
     if close:
         headers["Connection"] = "close"
     return Response(json.dumps(problem_fields(problem)), problem.status, headers, MEDIA_TYPE)

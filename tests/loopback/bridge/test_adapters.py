@@ -4,18 +4,23 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from isthmus.adapters.blobstore.bridge import BridgeBlobstore
 from isthmus.adapters.signalling.websocket import WebSocket
+from isthmus.bridge import gate
+from isthmus.bridge.rates import Rate
+from isthmus.bridge.signalling.socket import MOST_CONNECTIONS
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
-from isthmus.errors import ProviderTrouble, Retry
+from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.signalling import Signalling
 from isthmus.testing.blobstore_suite import BlobstoreSuite
-from isthmus.testing.bridge import BridgeUnderTest, Member
+from isthmus.testing.bridge import BridgeUnderTest, Member, running_bridge
+from isthmus.testing.network import until
 from isthmus.testing.signalling_suite import SignallingSuite
 
 
@@ -139,3 +144,42 @@ async def test_a_listener_that_does_not_take_its_notices_makes_the_others_wait_a
 
 async def _next(notices: AsyncIterator[bytes]) -> bytes:
     return await anext(notices)
+
+
+async def test_of_too_many_connections_of_one_router_the_oldest_gives_way(bridge: BridgeUnderTest) -> None:
+    one, other = await bridge.pair()
+    session_id = await one.open(other)
+    mailbox = one.mailbox.encode()
+    (oldest,) = bridge.parts.hub._lanes[mailbox]
+    newer = []
+    for _ in range(MOST_CONNECTIONS):
+        response, transport = await one.client.upgrade("/signalling")
+        newer.append((response, WebSocket(masks=True, on_message=lambda _: None, on_lost=lambda _: None)))
+        newer[-1][1].take_over(transport)
+        newer[-1][1].ping()
+    await until(lambda: oldest not in bridge.parts.hub._lanes[mailbox])
+    assert bridge.parts.hub.is_online(one.identity.router_id)
+    crowd = set(bridge.parts.hub._lanes[mailbox])
+    assert len(crowd) <= MOST_CONNECTIONS
+    for response, socket in newer:
+        socket.abort()
+        response.close()
+    await until(lambda: (lanes := set(bridge.parts.hub._lanes.get(mailbox, ()))) and not lanes & crowd)
+    await other.signalling.publish(one.mailbox, pack(NoticeKind.DATA, session_id, b"still there"))
+    assert (await one.next(NoticeKind.DATA)).endswith(b"still there")
+
+
+async def test_a_router_that_asks_too_often_hears_429_and_asks_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "REQUESTS", Rate(per_second=0.001, burst=6))
+    async with running_bridge(tmp_path / "bridge") as bridge:
+        one = await bridge.join("one")
+        for _ in range(6):
+            await one.client.network()
+        with pytest.raises(Problem) as refused:
+            await one.client.network()
+        assert (refused.value.status, refused.value.title) == (429, "Too many requests")
+        other = await bridge.join("other")
+        await other.client.network()
+        await one.client.request("PUT", "/blobs/abcdefgh", b"blobs are counted by themselves")

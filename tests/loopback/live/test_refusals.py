@@ -186,6 +186,19 @@ async def test_a_bridge_that_is_gone_is_an_outage(tmp_path: Path) -> None:
         assert pacs.dialled == 0
 
 
+async def test_too_many_sessions_at_the_bridge_are_a_limit_that_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.bridge.sessions.service.MOST_OPEN", 1)
+    async with two_sites(tmp_path) as (network, _, pacs):
+        async with calling(network.sites["north"].port) as wire:
+            assert (await wire.associate("PACS", "WS"))[0] == 2
+            answer, line = await asked(network.sites["north"], associate_rq("PACS", "WS"))
+            assert answer == rj(2, 3, 2)
+            assert "north has 1 sessions open" in line["why"]
+        assert pacs.dialled == 1
+
+
 async def test_a_device_that_is_switched_off_is_an_outage(tmp_path: Path) -> None:
     async with two_sites(tmp_path) as (network, _, pacs):
         with socket.socket() as free:

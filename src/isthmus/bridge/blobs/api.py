@@ -31,7 +31,7 @@ class BlobPage(BaseModel):
     more: bool
 
 
-@routes.get("/blobs", operation_id="list_blobs", responses=describe([401]))
+@routes.get("/blobs", operation_id="list_blobs", responses=describe([401, 429]))
 async def list_blobs(
     parts: TheParts,
     caller: Caller,
@@ -48,7 +48,7 @@ async def list_blobs(
     "/blobs/{name:path}",
     status_code=201,
     operation_id="put_blob",
-    responses=describe([401, 409, 411, 413, 507]),
+    responses=describe([401, 409, 411, 413, 429, 507]),
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
 )
 async def put_blob(parts: TheParts, caller: Caller, name: _Name, request: Request) -> Response:
@@ -63,7 +63,7 @@ async def put_blob(parts: TheParts, caller: Caller, name: _Name, request: Reques
     return Response(status_code=201 if new else 200)
 
 
-@routes.get("/blobs/{name:path}", operation_id="get_blob", response_class=Response, responses=describe([401, 404]))
+@routes.get("/blobs/{name:path}", operation_id="get_blob", response_class=Response, responses=describe([401, 404, 429]))
 async def get_blob(parts: TheParts, _caller: Caller, name: _Name) -> Response:
     """Read a blob."""
     check_name(name)
@@ -73,7 +73,7 @@ async def get_blob(parts: TheParts, _caller: Caller, name: _Name) -> Response:
         raise Problem(404, "No such blob", detail="Or not yet.", field="name") from error
 
 
-@routes.delete("/blobs/{name:path}", status_code=204, operation_id="delete_blob", responses=describe([401]))
+@routes.delete("/blobs/{name:path}", status_code=204, operation_id="delete_blob", responses=describe([401, 429]))
 async def delete_blob(parts: TheParts, _caller: Caller, name: _Name) -> None:
     """Delete a blob, if there is one."""
     check_name(name)

@@ -9,7 +9,7 @@ from isthmus.contract.rest import Network, Publication
 routes = APIRouter(tags=["directory"])
 
 
-@routes.get("/network", operation_id="network", responses=describe([401]))
+@routes.get("/network", operation_id="network", responses=describe([401, 429]))
 async def network(parts: TheParts, caller: Caller) -> Network:
     """Tell one Router all that it may know of the network."""
     return Network(
@@ -22,7 +22,7 @@ async def network(parts: TheParts, caller: Caller) -> Network:
     )
 
 
-@routes.put("/records", status_code=204, operation_id="publish", responses=describe([401, 403, 409, 413]))
+@routes.put("/records", status_code=204, operation_id="publish", responses=describe([401, 403, 409, 413, 429]))
 async def publish(parts: TheParts, caller: Caller, publication: Publication) -> None:
     """Keep signed documents of the asking Router: all of them or, with a problem, none."""
     parts.changes.touch(await parts.directory.publish(caller, publication.documents))

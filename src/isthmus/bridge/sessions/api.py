@@ -12,7 +12,7 @@ routes = APIRouter(tags=["sessions"])
 
 
 @routes.post(
-    "/sessions", status_code=201, operation_id="open_session", responses=describe([401, 403, 404, 409, 413, 503])
+    "/sessions", status_code=201, operation_id="open_session", responses=describe([401, 403, 404, 409, 413, 429, 503])
 )
 async def open_session(parts: TheParts, caller: Caller, request: SessionRequest) -> None:
     """Record a session and offer it to the called site's Router."""
@@ -20,7 +20,7 @@ async def open_session(parts: TheParts, caller: Caller, request: SessionRequest)
 
 
 @routes.delete(
-    "/sessions/{session_id}", status_code=204, operation_id="end_session", responses=describe([401, 404, 413])
+    "/sessions/{session_id}", status_code=204, operation_id="end_session", responses=describe([401, 404, 413, 429])
 )
 async def end_session(
     parts: TheParts,
@@ -32,7 +32,7 @@ async def end_session(
     parts.sessions.end(caller, bytes.fromhex(session_id), end)
 
 
-@routes.post("/heartbeat", operation_id="heartbeat", responses=describe([401, 413]))
+@routes.post("/heartbeat", operation_id="heartbeat", responses=describe([401, 413, 429]))
 async def heartbeat(parts: TheParts, caller: Caller, beat: Heartbeat) -> HeartbeatAnswer:
     """Keep the named sessions alive; learn the Bridge's time and the network's revision."""
     parts.accounts.heard_version(caller, beat.version)

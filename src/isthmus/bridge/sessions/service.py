@@ -6,6 +6,7 @@ the Bridge a session comes back when both of its Routers name it.
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +23,10 @@ from isthmus.errors import Problem, SealBroken
 from isthmus.kit.clock import Clock
 
 MEMORY_SECONDS: Final = 60.0  # for which an ended session may still be the parent of another, and cannot come back
+MOST_OPEN: Final = 4000
+"""Live sessions that one Router opened, and as many that it named after a restart: it relays 2,000 at the most."""
 _MOST_TITLE: Final = 16
+_FULL_SECONDS: Final = 5  # after which a Router with too many sessions may ask again
 _MOST_BYTES: Final = 2**63 - 1  # what the database holds
 _OUTCOME: Final = re.compile(r"[a-z0-9 ,.:_-]{1,64}")
 LIVE: Final = "live"
@@ -95,7 +99,9 @@ class Sessions:
         self._audit = audit
         self._clock = clock
         self._sessions: dict[bytes, Session] = {}
+        self._open_of: Counter[RouterId] = Counter()
         self._announced: dict[bytes, _Announced] = {}
+        self._announced_by: Counter[RouterId] = Counter()
         self.outcomes: dict[str, int] = {}
 
     @property
@@ -129,6 +135,13 @@ class Sessions:
         if not self._hub.is_online(target.router_id):
             raise Problem(503, "Site offline", detail=f"The Router of {target.site} is not connected to the Bridge.")
         if known is None:
+            if self._open_of[caller.router_id] >= MOST_OPEN:
+                raise Problem(
+                    429,
+                    "Too many sessions",
+                    detail=f"{caller.site} has {MOST_OPEN} sessions open.",
+                    retry_after=_FULL_SECONDS,
+                )
             now = self._clock.now()
             session = Session(
                 session_id=request.session_id,
@@ -185,9 +198,11 @@ class Sessions:
                 self._hub.unlink(session.session_id, session.initiator.router_id, session.responder.router_id)
                 del self._sessions[session.session_id]
         self._announced = {name: said for name, said in self._announced.items() if said.until > now}
+        self._announced_by = Counter(said.speaker.router_id for said in self._announced.values())
 
     def _begin(self, session: Session) -> None:
         self._sessions[session.session_id] = session
+        self._open_of[session.initiator.router_id] += 1
         self._hub.link(session.session_id, session.initiator.router_id, session.responder.router_id)
         self._audit.record(session.to_audit())
 
@@ -196,6 +211,7 @@ class Sessions:
         if session.ended is None:
             session.ended = self._clock.now()
             session.outcome = outcome
+            self._open_of[session.initiator.router_id] -= 1
         self._audit.record(session.to_audit())
 
     def _tally(self, outcome: str) -> None:
@@ -248,13 +264,16 @@ class Sessions:
             return
         first = self._announced.get(count.session_id)
         if first is None or first.speaker.router_id != other.router_id:
-            self._announced[count.session_id] = _Announced(caller, count, now + LEASE_SECONDS)
+            self._note(_Announced(caller, count, now + LEASE_SECONDS), first)
             return
         if first.count.other_router_id != caller.router_id or not _agree(first.count, count):
             return
-        del self._announced[count.session_id]
         called_back = self._directory.owner(count.calling) == caller.router_id
         initiator, responder = (caller, other) if called_back else (other, caller)
+        if self._open_of[initiator.router_id] >= MOST_OPEN:
+            return
+        del self._announced[count.session_id]
+        self._announced_by[first.speaker.router_id] -= 1
         session = Session(
             session_id=count.session_id,
             initiator=initiator,
@@ -268,6 +287,18 @@ class Sessions:
         session.count(caller, count.bytes_out, count.bytes_in)
         self._begin(session)
         self._tally("brought back")
+
+    def _note(self, said: _Announced, before: _Announced | None) -> None:
+        """Keep what one Router says until the other says it too."""
+        speaker = said.speaker.router_id
+        if before is not None and before.speaker.router_id == speaker:
+            self._announced_by[speaker] -= 1
+        elif self._announced_by[speaker] >= MOST_OPEN:
+            return
+        elif before is not None:
+            self._announced_by[before.speaker.router_id] -= 1
+        self._announced_by[speaker] += 1
+        self._announced[said.count.session_id] = said
 
 
 def _agree(one: SessionCount, other: SessionCount) -> bool:

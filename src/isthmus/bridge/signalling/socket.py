@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import structlog
 from uvicorn.config import Config
@@ -21,6 +21,9 @@ from isthmus.errors import Problem
 
 _log = structlog.get_logger()
 
+MOST_CONNECTIONS: Final = 4
+"""Of one Router, which needs one: while the network fails it, some that are dead already may seem alive."""
+
 
 class Doorkeeper(Protocol):
     """Says who may connect."""
@@ -32,10 +35,11 @@ class Doorkeeper(Protocol):
 
 def socket_class(hub: Hub, doorkeeper: Doorkeeper) -> Callable[..., asyncio.Protocol]:
     """Return what uvicorn calls for each request to upgrade to a WebSocket."""
+    admitted: dict[bytes, list[SignallingSocket]] = {}
 
     def make(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> SignallingSocket:
         del config, app_state
-        return SignallingSocket(hub, doorkeeper, server_state)
+        return SignallingSocket(hub, doorkeeper, server_state, admitted)
 
     return make
 
@@ -44,10 +48,18 @@ class SignallingSocket(asyncio.Protocol):
     """One Router's connection: the opening handshake, and then a lane of the hub.
 
     Nothing is delivered before the Router's first frame, so that nothing is lost while its end changes protocols.
+    `admitted` is shared by all: the connections of each Router, the oldest first, which gives way to a newer one.
     """
 
-    def __init__(self, hub: Hub, doorkeeper: Doorkeeper, server_state: ServerState) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        doorkeeper: Doorkeeper,
+        server_state: ServerState,
+        admitted: "dict[bytes, list[SignallingSocket]]",
+    ) -> None:
         self._hub = hub
+        self._admitted = admitted
         self._doorkeeper = doorkeeper
         self._connections: set[Any] = server_state.connections
         self._transport: asyncio.Transport | None = None
@@ -102,12 +114,34 @@ class SignallingSocket(asyncio.Protocol):
         if self._account is None:
             self._transport.close()
         else:
+            self._make_room(self._account)
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._take_over, self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Forget a connection that was not admitted, or went before it was."""
         self._connections.discard(self)
+        self._leave()
+
+    def _make_room(self, account: Account) -> None:
+        own = self._admitted.setdefault(account.mailbox, [])
+        own.append(self)
+        while len(own) > MOST_CONNECTIONS:
+            own[0]._give_way()  # noqa: SLF001 - another of this class
+
+    def _give_way(self) -> None:
+        self._leave()
+        self._detach()
+        self._socket.close(CloseCode.GOING_AWAY, "newer connections of this Router are there")
+        if self._transport is not None:
+            self._transport.close()  # if no frame may be sent yet
+
+    def _leave(self) -> None:
+        own = self._admitted.get(self._account.mailbox, []) if self._account is not None else []
+        if self in own:
+            own.remove(self)
+        if not own and self._account is not None:
+            self._admitted.pop(self._account.mailbox, None)
 
     def _take_over(self, transport: asyncio.Transport) -> None:
         if not transport.is_closing():
@@ -130,6 +164,7 @@ class SignallingSocket(asyncio.Protocol):
 
     def _lost(self, reason: str) -> None:
         self._connections.discard(self)
+        self._leave()
         self._detach()
         if self._account is not None:
             _log.info("router disconnected", site=self._account.site, reason=reason)
@@ -140,4 +175,6 @@ def _refusal(problem: Problem) -> Response:
     headers = Headers(
         {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"}
     )
+    if problem.retry_after:
+        headers["Retry-After"] = str(problem.retry_after)
     return Response(problem.status, HTTPStatus(problem.status).phrase, headers, body)

@@ -312,4 +312,5 @@ def _refusal_of(error: IsthmusError, target: RemoteDevice) -> AssociationRefused
         )
     if isinstance(error, ProviderTrouble):
         return refusal(f"the Bridge is not reachable: {error}", hint="`isthmus doctor` says why")
-    return refusal(f"the Bridge did not open the session: {error}", hint=error.hint)
+    full = isinstance(error, Problem) and error.status == 429
+    return refusal(f"the Bridge did not open the session: {error}", hint=error.hint, reason=2 if full else 1)
