@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -51,7 +52,7 @@ class Part:
         """Run a command with --json; return the answer. Raises PartFailed."""
         return json.loads(self.command(*words, "--json"))
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, environment: Mapping[str, str] | None = None) -> None:
         """Start the process and wait until it says that it is ready. Raises PartFailed with the end of its log."""
         with self.log.open("a") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
@@ -60,7 +61,7 @@ class Part:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 text=True,
-                env=_environment(),
+                env=_environment() | dict(environment or {}),
             )
         assert self._process.stdout is not None
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
@@ -82,6 +83,16 @@ class Part:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def wait(self, timeout: float) -> int:
+        """Wait for a process that ends by itself; return its exit code. Raises TimeoutError."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"the {self._kind} of {self.name} has not ended") from error
+        self._process = None
+        return code
 
     def _read(self, stream: IO[str]) -> None:
         with stream:

@@ -3,7 +3,7 @@
    DISK_FOLDER   only files under this absolute path are concerned
    DISK_IMAGE    here is kept what a power cut would leave: a file's bytes as of its last fsync, under the names that its
                  folder had as of the folder's last fsync
-   DISK_CONTROL  a file of `struct control`, shared with the test: which I/O call fails, and how
+   DISK_CONTROL  a file of `struct control`, shared with the test: which I/O call fails, and how, and which is the last
 
    The image is pessimistic: fsync of a file does not make its name durable, fsync of a folder not its files' bytes. */
 
@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ struct control {
     uint64_t fail_until; /* the first that works again */
     uint64_t error;      /* errno of those that fail */
     uint64_t failed;     /* how many did */
+    uint64_t kill_at;    /* the call that the process does not survive; 0: none */
 };
 
 static char folder[PATH_MAX], image[PATH_MAX];
@@ -67,6 +69,7 @@ static int concerns_fd(int fd, char *full) {
 static int trouble(void) {
     if (!control) return 0;
     uint64_t call = __atomic_add_fetch(&control->calls, 1, __ATOMIC_SEQ_CST);
+    if (call == control->kill_at) kill(getpid(), SIGKILL);
     uint64_t from = control->fail_from;
     if (!from || call < from || call >= control->fail_until) return 0;
     __atomic_add_fetch(&control->failed, 1, __ATOMIC_SEQ_CST);

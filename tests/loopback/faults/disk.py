@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 _SOURCE: Final = Path(__file__).with_name("disk.c")
-_CONTROL: Final = struct.Struct("=QQQQQ")  # calls, fail_from, fail_until, error, failed
+_CONTROL: Final = struct.Struct("=QQQQQQ")  # calls, fail_from, fail_until, error, failed, kill_at
 _FOR_EVER: Final = 2**63
 
 
@@ -66,6 +66,10 @@ class Disk:
     def recover(self) -> None:
         """Let all calls work again."""
         struct.pack_into("=QQQ", self._shared, 8, 0, 0, 0)
+
+    def kill(self, *, after: int) -> None:
+        """Let the process end by SIGKILL in the I/O call that comes after so many others."""
+        struct.pack_into("=Q", self._shared, 40, self.calls + after + 1)
 
     def cut_power(self) -> None:
         """Leave in the folder what was durable. The process must be gone."""

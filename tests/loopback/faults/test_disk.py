@@ -1,6 +1,7 @@
 """The disk that forgets is itself to be trusted: what it keeps and what it loses."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,14 @@ def test_calls_fail_as_told_and_only_those(library: Path, tmp_path: Path) -> Non
     )
     assert said == f"{errno.ENOSPC}\n3\n"
     assert disk.failed == 1
+
+
+def test_a_process_ends_in_the_call_it_was_told(library: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    disk = Disk(library, folder, tmp_path, forgets=False)
+    disk.kill(after=2)
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        run(disk, folder, WRITE, "os.write(file, b'two')", "os.write(file, b'three')")
+    assert ended.value.returncode == -signal.SIGKILL
+    assert (folder / "a").read_bytes() == b"one"
