@@ -29,6 +29,9 @@ Base64 = Annotated[
 Instant = Annotated[float, Field(ge=0, le=2**38, allow_inf_nan=False)]
 """Unix seconds, or what a clock can at least be set to: what is none would spoil every comparison it takes part in."""
 
+MailboxPrefix = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+"""40 random hex digits, which become part of blob names: what is none never gets as far."""
+
 
 class DocumentKind(StrEnum):
     """What a signed document says."""
@@ -49,7 +52,9 @@ class SignedDocument(BaseModel):
     signature: Base64
 
 
-class _Payload(BaseModel):
+class Payload(BaseModel):
+    """What is signed or sealed as JSON."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @classmethod
@@ -62,7 +67,7 @@ class _Payload(BaseModel):
         return self.model_dump_json(exclude_none=True).encode()
 
 
-class Prekey(_Payload):
+class Prekey(Payload):
     """A key that others seal session keys to: good for sealing until `not_after` (Unix seconds)."""
 
     prekey_id: Base64
@@ -71,14 +76,14 @@ class Prekey(_Payload):
     not_after: Instant
 
 
-class Titles(_Payload):
+class Titles(Payload):
     """All network AE titles that a site claims; the Bridge refuses one that another site has."""
 
     counter: int
     titles: list[str]
 
 
-class GrantedDevice(_Payload):
+class GrantedDevice(Payload):
     """A device that the stated site may reach, and for what.
 
     Attributes:
@@ -102,7 +107,7 @@ class GrantedDevice(_Payload):
     online: bool = True
 
 
-class ReturnGrant(_Payload):
+class ReturnGrant(Payload):
     """What a C-MOVE or N-ACTION opened: `caller` of the stated site may reach `title` for `services` until then."""
 
     caller: str
@@ -111,7 +116,7 @@ class ReturnGrant(_Payload):
     until: Instant
 
 
-class Statement(_Payload):
+class Statement(Payload):
     """What one site says to one other: that it accepts it, and which devices it grants. Replaces all before.
 
     Attributes:
@@ -121,6 +126,7 @@ class Statement(_Payload):
         counter: grows with every statement; a smaller one than seen before is a rollback and is refused.
         not_after: Unix seconds after which nothing in it holds.
         accepted: False withdraws everything.
+        mailbox: prefix under which that site leaves letters for the speaker, or None if it takes none.
     """
 
     site: str
@@ -131,3 +137,4 @@ class Statement(_Payload):
     accepted: bool
     devices: list[GrantedDevice] = []
     returns: list[ReturnGrant] = []
+    mailbox: MailboxPrefix | None = None

@@ -24,6 +24,7 @@ class NoticeKind(IntEnum):
     CONTROL = 19  # body: a sealed control segment
     GONE = 20  # body: empty; this Router knows no such session
     DIALLING = 21  # body: empty; the offer is good and the device is being called: be patient
+    LETTER = 22  # no session; body: counter (8 bytes) of a letter that waits in the receiver's mailbox
 
 
 def pack(kind: NoticeKind, session_id: bytes, body: bytes = b"") -> bytes:
