@@ -164,6 +164,7 @@ def settings(
     ignore_title_case: bool | None = None,
     open_returns: bool | None = None,
     audit_days: int | None = None,
+    idle_minutes: int | None = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -178,8 +179,15 @@ def settings(
         ignore_title_case: compare AE titles without regard to case; the standard says otherwise.
         open_returns: whether a C-MOVE or N-ACTION of this site lets its answers in for seven days.
         audit_days: how long audit rows are kept.
+        idle_minutes: how long nothing may pass in an association, either way, before it is aborted; 0 for ever. Holds
+            for associations that begin from then on.
     """
-    given = {"ignore_title_case": ignore_title_case, "open_returns": open_returns, "audit_days": audit_days}
+    given = {
+        "ignore_title_case": ignore_title_case,
+        "open_returns": open_returns,
+        "audit_days": audit_days,
+        "idle_minutes": idle_minutes,
+    }
     if any(value is not None for value in given.values()):
         answer = call(data, Part.ROUTER, "setting_set", **given)
     else:

@@ -11,6 +11,7 @@ import pytest
 from isthmus.cloudio.options import StreamOptions
 from isthmus.router.config import RouterLimits
 from isthmus.router.lan import connection
+from isthmus.router.routing.records import Settings
 from isthmus.testing.devices import Archive, Listening, Wire, calling, listening
 from isthmus.testing.dicom import abort, associate_ac, associate_rq, echo_rq, echo_rsp, release_rp, release_rq, store_rq
 from isthmus.testing.network import Network, NetworkOptions, until
@@ -58,6 +59,25 @@ async def test_an_abort_of_either_device_arrives_with_its_source_and_reason(tmp_
             await wire.send(echo_rq())
             assert await wire.pdu() == abort(2, 5)
         await network.quiet()
+
+
+@pytest.mark.parametrize("called", ["PACS", "NEAR"])
+async def test_an_association_that_is_idle_too_long_ends_on_both_sides_and_progress_is_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str
+) -> None:
+    async with relayed(tmp_path) as (network, port, archive, pacs):
+        await network.sites["north"].control("device_add", address=f"NEAR@127.0.0.1:{pacs.port}")
+        monkeypatch.setattr(Settings, "idle_seconds", 0.8)
+        async with calling(port) as wire:
+            await wire.associate(called, "WS")
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await wire.ended(0.4)
+                await wire.send(echo_rq())
+                assert await wire.pdu() == echo_rsp()
+            assert await wire.pdu(5.0) == abort(2, 0)
+            await pacs.let_go()
+            assert archive.endings == ["aborted 2/0"]
 
 
 @pytest.mark.parametrize("after", [abort(2, 5), release_rq(), echo_rq(), echo_rq() + abort(0, 1)])

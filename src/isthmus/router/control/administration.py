@@ -273,12 +273,20 @@ class Administration(DeviceAdministration):
         ignore_title_case: bool | None = None,
         open_returns: bool | None = None,
         audit_days: int | None = None,
+        idle_minutes: int | None = None,
     ) -> dict[str, Any]:
         """Change what is given of the settings; return all of them."""
-        given = {"ignore_title_case": ignore_title_case, "open_returns": open_returns, "audit_days": audit_days}
+        given = {
+            "ignore_title_case": ignore_title_case,
+            "open_returns": open_returns,
+            "audit_days": audit_days,
+            "idle_minutes": idle_minutes,
+        }
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if audit_days is not None and audit_days < 30:
             raise FieldError("audit_days", "audit rows are kept for 30 days at least")
+        if idle_minutes is not None and idle_minutes != 0 and not 5 <= idle_minutes <= 525_600:
+            raise FieldError("idle_minutes", "an association may be idle for 5 minutes to a year, or with 0 for ever")
         if ignore_title_case and not self._directory.settings.ignore_title_case:
             folded = [device.title.casefold() for device in self._directory.devices]
             if len(set(folded)) < len(folded):

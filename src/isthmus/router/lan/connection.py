@@ -192,8 +192,8 @@ class DeviceConnection(asyncio.BufferedProtocol):
 
     def _arm(self) -> None:
         due = self.side.deadline()
-        if due == self._timer_due:
-            return
+        if due == self._timer_due or (due is not None and self._timer_due is not None and due > self._timer_due):
+            return  # a timer that goes off early finds nothing due and is set anew: bytes come more often than that
         self._timer_due = due
         if self._timer is not None:
             self._timer.cancel()

@@ -74,7 +74,8 @@ class LanConnection(DeviceConnection):
 
     def __init__(self, live: Live, half_open: HalfOpen, *, tls: bool) -> None:
         session = Session(live, live.core.clock)
-        super().__init__(Side(UpperLayer(Role.ACCEPTOR), device_asks=True), session, live.core.clock)
+        upper = UpperLayer(Role.ACCEPTOR, idle=live.core.directory.settings.idle_seconds)
+        super().__init__(Side(upper, device_asks=True), session, live.core.clock)
         session.connection = self
         session.over_tls = tls
         self._session = session

@@ -36,7 +36,8 @@ async def call_device(
             reason=2,
             hint=f"`isthmus device set {device.network_title} --max-associations N` changes the limit",
         )
-    side = Side(UpperLayer(Role.REQUESTOR), device_asks=False, policy=policy)
+    upper = UpperLayer(Role.REQUESTOR, idle=live.core.directory.settings.idle_seconds)
+    side = Side(upper, device_asks=False, policy=policy)
     if titles is not None:
         side.translate(titles)
     connection = DeviceConnection(side, session, live.core.clock)

@@ -210,8 +210,15 @@ class Settings:
         ignore_title_case: compare AE titles without regard to case (the standard says otherwise).
         open_returns: whether a C-MOVE or N-ACTION of ours lets its answers in.
         audit_days: how long audit rows are kept.
+        idle_minutes: how long nothing may pass either way before a new association is aborted; 0 for ever.
     """
 
     ignore_title_case: bool = False
     open_returns: bool = True
     audit_days: int = 730
+    idle_minutes: int = 1440
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """The idle time in seconds, or None."""
+        return self.idle_minutes * 60.0 or None

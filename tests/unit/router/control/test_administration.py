@@ -63,6 +63,17 @@ def test_titles_that_differ_in_case_only_clash_if_case_is_ignored(home: Any) -> 
         home.administration.device_add("Pacs@192.0.2.21:104")
 
 
+def test_an_association_may_be_idle_for_a_day_unless_it_is_set(home: Any) -> None:
+    assert home.directory.settings.idle_seconds == 86_400
+    home.administration.setting_set(idle_minutes=5)
+    assert home.restarted().settings.idle_seconds == 300
+    home.administration.setting_set(idle_minutes=0)
+    assert home.directory.settings.idle_seconds is None
+    for wrong in (-1, 4, 525_601):
+        with pytest.raises(FieldError, match="5 minutes"):
+            home.administration.setting_set(idle_minutes=wrong)
+
+
 def test_a_network_title_of_another_site_is_refused_with_the_choices(home: Any, north: Any) -> None:
     home.administration.device_add("WS@192.0.2.30:104")
     home.shows(north.entry())
