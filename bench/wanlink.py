@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.carrier import READY
+from bench.carrier import COMPILER, READY
 from bench.machine import (
     BenchFailed,
     Place,
@@ -73,7 +73,7 @@ def wan(leg_a: Leg = Leg(), leg_b: Leg = Leg(), *, congestion: str | None = None
     Raises:
         BenchFailed: not root, or the kernel has no network namespaces or TUN devices.
     """
-    require(IP, "/dev/net/tun")
+    require(IP, COMPILER, "/dev/net/tun")
     if os.geteuid() != 0:
         raise BenchFailed("an emulated link needs root: network namespaces and TUN devices")
     tag = f"isthmus-{os.getpid()}"
