@@ -297,10 +297,6 @@ class Directory(Tables):
         self._returns = {key: value for key, value in self._returns.items() if value.until > now} | {row: opened}
         self._changed()
 
-    def known_offer(self, session_id: bytes) -> bool:
-        """Return whether this offer was taken before."""
-        return self._store.knows_offer(session_id)
-
     def remember_offer(self, session_id: bytes, not_after: float) -> bool:
         """Remember an offer on disk before anything is dialled for it; False if it was known. Any thread may call."""
         return self._store.remember_offer(session_id, not_after, now=self._clock.now())

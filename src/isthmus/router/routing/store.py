@@ -381,10 +381,6 @@ class Store:
 
     # -- offers, publications
 
-    def knows_offer(self, session_id: bytes) -> bool:
-        """Return whether an offer of this session id was taken before."""
-        return bool(self._rows("SELECT 1 FROM seen_offers WHERE session_id = ?", session_id))
-
     def remember_offer(self, session_id: bytes, not_after: float, *, now: float) -> bool:
         """Remember an offer, durably, and forget those that are no longer good; False if it was known."""
         with self.transaction() as connection:
