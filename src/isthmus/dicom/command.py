@@ -219,6 +219,16 @@ class CommandSet:
             raw[at : at + 4] = ((old + len(value) - length) & 0xFFFFFFFF).to_bytes(4, "little")
         return self.parse(bytes(raw))
 
+    def with_number(self, tag: Tag, number: int) -> Self:
+        """Return the command set with another unsigned short in an element it has; nothing else changes.
+
+        Raises KeyError if the element is missing, and ValueError if it is not two bytes long.
+        """
+        start, length = self._elements[tag]
+        if length != 2:
+            raise ValueError(f"{tag.name} is {length} bytes long")
+        return self.parse(self.raw[:start] + number.to_bytes(2, "little") + self.raw[start + 2 :])
+
     def __str__(self) -> str:
         kind = self.command_field
         name = kind.name.replace("_", "-") if isinstance(kind, CommandField) else f"command {kind}"

@@ -142,3 +142,12 @@ def test_anything_parses_or_is_misuse(raw: bytes) -> None:
     assert command.raw == raw
     for name in ("command_field", "move_destination", "affected_sop_class", "is_response", "data_set_present"):
         getattr(command, name)
+
+
+def test_another_message_id_changes_two_bytes_and_no_more() -> None:
+    raw = encode({Tag.COMMAND_FIELD: CommandField.C_STORE_RQ, Tag.MESSAGE_ID: 7, Tag.DATA_SET_TYPE: 1})
+    changed = CommandSet.parse(raw).with_number(Tag.MESSAGE_ID, 0x1234)
+    assert changed.message_id == 0x1234
+    assert changed.raw == encode({Tag.COMMAND_FIELD: 1, Tag.MESSAGE_ID: 0x1234, Tag.DATA_SET_TYPE: 1})
+    with pytest.raises(KeyError):
+        changed.with_number(Tag.STATUS, 0)

@@ -1,0 +1,1 @@
+"""Delivery of queued objects to the devices of this site."""
