@@ -22,8 +22,10 @@ class BridgeConfig:
         key: PEM file of its private key.
         database_url: postgresql://USER:PASSWORD@HOST/NAME; None is what the last run used, and SQLite in `data` at
             first.
-        blob_quota: bytes that the built-in blobstore keeps for one site.
-        blob_seconds: for how long it keeps a blob that nobody deletes.
+        blob_quota: bytes that the built-in blobstore keeps for one site's live sessions.
+        blob_seconds: for how long it keeps a live blob that nobody deletes.
+        queue_quota: bytes that it keeps of what one site has queued for others.
+        queue_seconds: for how long it keeps what is queued and nobody fetches.
     """
 
     data: Path
@@ -35,6 +37,8 @@ class BridgeConfig:
     database_url: str | None = field(default=None, repr=False)
     blob_quota: int = 4 * GIB
     blob_seconds: float = 86_400.0
+    queue_quota: int = 32 * GIB
+    queue_seconds: float = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)

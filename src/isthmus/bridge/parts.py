@@ -7,7 +7,7 @@ import structlog
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.audit.service import Audit
-from isthmus.bridge.blobs.store import BlobStore
+from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.bridge.config import BridgeConfig
 from isthmus.bridge.database import Database
 from isthmus.bridge.directory.changes import Changes
@@ -48,13 +48,19 @@ class Parts:
         self.audit = Audit(self.database)
         self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)
         self.providers = Providers()
-        self.blobs = BlobStore(config.data / "blobs", clock, quota=config.blob_quota, lifetime=config.blob_seconds)
+        self.blobs = BlobStore(
+            config.data / "blobs",
+            clock,
+            live=Allowance(config.blob_quota, config.blob_seconds),
+            queued=Allowance(config.queue_quota, config.queue_seconds),
+        )
         self.metrics = Metrics(self.hub, self.sessions, self.blobs)
         self.guard = Guard(self.accounts, identity.public, clock)
         self.probe = Probe(clock)
         self.tls: Tls | None = None
         self.metrics_token = ""
         self.hub.on_presence = self._presence_changed
+        self.hub.may_ring = self._acquainted
 
     @classmethod
     async def open(cls, config: BridgeConfig, clock: Clock, random: Random = secrets.token_bytes) -> "Parts":
@@ -99,6 +105,16 @@ class Parts:
 
     def _others(self, router_id: RouterId) -> list[RouterId]:
         return [account.router_id for account in self.accounts.all if account.router_id != router_id]
+
+    def _acquainted(self, sender: RouterId, to: RouterId) -> bool:
+        """Return whether two Routers have accepted each other."""
+        one, other = self.accounts.of_router(sender), self.accounts.of_router(to)
+        return (
+            one is not None
+            and other is not None
+            and self.directory.accepts(one, other)
+            and self.directory.accepts(other, one)
+        )
 
     def _presence_changed(self, router_id: RouterId, _online: bool) -> None:
         self.changes.touch(self._others(router_id))

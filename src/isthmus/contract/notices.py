@@ -24,7 +24,12 @@ class NoticeKind(IntEnum):
     CONTROL = 19  # body: a sealed control segment
     GONE = 20  # body: empty; this Router knows no such session
     DIALLING = 21  # body: empty; the offer is good and the device is being called: be patient
-    LETTER = 22  # no session; body: counter (8 bytes) of a letter that waits in the receiver's mailbox
+    LETTER = 22  # no session; body: counter (8 bytes), sender's Router ID, and the letter itself if it is small
+    LETTER_MISSING = 23  # no session; body: counter (8 bytes), asker's Router ID: please put that letter again
+
+
+WITHOUT_SESSION: Final = frozenset({NoticeKind.LETTER, NoticeKind.LETTER_MISSING})
+"""Kinds that a Router may send to one that accepted it, and was accepted by it, outside any session."""
 
 
 def pack(kind: NoticeKind, session_id: bytes, body: bytes = b"") -> bytes:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.bridge.signalling.hub import MAX_WAITING_BYTES, Hub
-from isthmus.contract.notices import NoticeKind, pack
+from isthmus.contract.notices import NO_SESSION, NoticeKind, pack
 from isthmus.envelope.identity import RouterId
 
 ONE, OTHER, THIRD = (RouterId(letter * 36) for letter in "ABC")
@@ -45,6 +45,16 @@ def test_a_notice_goes_to_the_other_router_of_its_session_as_it_came() -> None:
     hub.forward(OTHER.encode(), message(ONE, notice))
     assert (lanes[OTHER].sent, lanes[ONE].sent) == ([notice], [notice])
     assert hub.forwarded_bytes == 2 * len(notice)
+
+
+def test_a_letter_is_announced_only_between_routers_that_accepted_each_other() -> None:
+    hub, lanes = hub_of_three()
+    hub.may_ring = lambda sender, to: {sender, to} == {ONE, OTHER}
+    notice = pack(NoticeKind.LETTER, NO_SESSION, b"counter")
+    hub.forward(ONE.encode(), message(OTHER, notice))
+    hub.forward(THIRD.encode(), message(OTHER, notice))
+    hub.forward(ONE.encode(), message(OTHER, pack(NoticeKind.DATA, NO_SESSION, b"no session")))
+    assert lanes[OTHER].sent == [notice]
 
 
 @given(st.binary(max_size=200), st.booleans())

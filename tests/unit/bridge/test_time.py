@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from isthmus.bridge.accounts.service import Account
-from isthmus.bridge.blobs.store import BlobStore
+from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.bridge.config import BridgeConfig
 from isthmus.bridge.gate import SeenNonces
 from isthmus.bridge.tls import Tls, make_certificate
@@ -187,7 +187,7 @@ async def broken() -> AsyncIterator[bytes]:
 
 
 def store(folder: Path, clock: FakeClock) -> BlobStore:
-    return BlobStore(folder / "blobs", clock, quota=1000, lifetime=DAY)
+    return BlobStore(folder / "blobs", clock, live=Allowance(1000, DAY), queued=Allowance(500, 30 * DAY))
 
 
 async def test_forgotten_blobs_are_swept_after_a_day(tmp_path: Path) -> None:
@@ -203,6 +203,25 @@ async def test_forgotten_blobs_are_swept_after_a_day(tmp_path: Path) -> None:
         await blobs.get("old")
     assert await blobs.get("new") == b"1"
     assert len(list((tmp_path / "blobs").iterdir())) == 1
+
+
+async def test_what_is_queued_is_kept_for_a_month_and_counted_apart_from_what_is_live(tmp_path: Path) -> None:
+    clock = FakeClock()
+    blobs = store(tmp_path, clock)
+    await blobs.open()
+    await blobs.put("clinic", "q/a", body(bytes(500)), 500, bytes(32))
+    with pytest.raises(Problem) as full:
+        await blobs.put("clinic", "q/b", body(b"1"), 1, bytes(32))
+    assert full.value.status == 507
+    await blobs.put("clinic", "live", body(bytes(1000)), 1000, bytes(32))
+    await blobs.put("hospital", "q/b", body(b"1"), 1, bytes(32))
+    clock.advance(DAY + 1)
+    assert await blobs.sweep() == 1
+    assert len(await blobs.get("q/a")) == 500
+    clock.advance(29 * DAY)
+    assert await blobs.sweep() == 2
+    assert blobs.used == 0
+    await blobs.put("clinic", "q/b", body(bytes(500)), 500, bytes(32))
 
 
 async def test_a_body_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:

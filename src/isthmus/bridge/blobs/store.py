@@ -1,7 +1,8 @@
-"""Blobs on disk, for the live sessions of one Bridge.
+"""Blobs on disk, for the live sessions and the queues of one Bridge.
 
 A file holds its name, owner's digest and body; the index is in memory and is read back from the files at start.
-Nothing is fsynced: a live blob that a power cut takes is sent again by its writer, which still has it.
+Nothing is fsynced: a blob that a power cut takes is put again by its writer, which still has it. What is queued (names
+under `q/`) is kept longer than what is live, and counted apart, so that a full queue stops no live session.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,22 @@ from isthmus.kit.files import make_private_folder
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _MOST_NAME: Final = 512
 _DIGEST: Final = 32
-_MOST_BLOBS: Final = 100_000  # of one site: small blobs cost more than their bytes
+_MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
+_QUEUED: Final = "q/"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one site may keep, in bytes, and for how many seconds a blob stays that nobody deletes."""
+
+    quota: int
+    lifetime: float
+
+
+@dataclass(slots=True)
+class _Usage:
+    size: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +56,18 @@ class Entry:
 class BlobStore:
     """Named blobs, each written once, counted against the site that wrote it."""
 
-    def __init__(self, folder: Path, clock: Clock, *, quota: int, lifetime: float) -> None:
-        """Describe the store; nothing is read yet. `quota` is bytes for each site, `lifetime` seconds."""
+    def __init__(self, folder: Path, clock: Clock, *, live: Allowance, queued: Allowance) -> None:
+        """Describe the store; nothing is read yet. `live` and `queued` are what each site may keep of either."""
         self._folder = folder
         self._clock = clock
-        self._quota = quota
-        self._lifetime = lifetime
+        self._live, self._queued = live, queued
         self._entries: dict[str, Entry] = {}
-        self._used: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
+        self._usage: defaultdict[tuple[str, bool], _Usage] = defaultdict(_Usage)
 
     @property
     def used(self) -> int:
         """Bytes kept in all."""
-        return sum(self._used.values())
+        return sum(usage.size for usage in self._usage.values())
 
     async def open(self) -> None:
         """Read the index back from the files and drop what was not finished."""
@@ -68,9 +83,10 @@ class BlobStore:
         check_name(name)
         if name in self._entries:
             return await self._same_again(name, body, digest)
-        if self._used.get(site, 0) + size > self._quota or self._counts.get(site, 0) >= _MOST_BLOBS:
+        usage = self._usage_of(site, name)
+        if usage.size + size > self._allowance(name).quota or usage.count >= _MOST_BLOBS:
             raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
-        self._used[site] = self._used.get(site, 0) + size  # reserved, so that puts in flight cannot overrun it
+        usage.size += size  # reserved, so that puts in flight cannot overrun it
         scratch = self._folder / f"new.{secrets.token_hex(8)}"
         try:
             written = await self._write(scratch, name, site, digest, body)
@@ -81,7 +97,7 @@ class BlobStore:
         except FileExistsError:
             return await self._same_again(name, _nothing(), digest)
         finally:
-            self._release(site, size)
+            usage.size -= size
             await asyncio.to_thread(scratch.unlink, missing_ok=True)
         return True
 
@@ -100,8 +116,9 @@ class BlobStore:
         """Forget a blob, if there is one."""
         entry = self._entries.pop(name, None)
         if entry is not None:
-            self._release(entry.site, entry.size)
-            self._counts[entry.site] -= 1
+            usage = self._usage_of(entry.site, name)
+            usage.size -= entry.size
+            usage.count -= 1
             await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
 
     def list_of(self, site: str, prefix: str, after: str, limit: int) -> list[Entry]:
@@ -115,8 +132,10 @@ class BlobStore:
 
     async def sweep(self) -> int:
         """Delete what everybody forgot; return how many."""
-        oldest = self._clock.now() - self._lifetime
-        forgotten = [entry.name for entry in self._entries.values() if entry.created < oldest]
+        now = self._clock.now()
+        forgotten = [
+            entry.name for entry in self._entries.values() if entry.created < now - self._allowance(entry.name).lifetime
+        ]
         for name in forgotten:
             await self.delete(name)
         return len(forgotten)
@@ -150,11 +169,15 @@ class BlobStore:
 
     def _index(self, entry: Entry) -> None:
         self._entries[entry.name] = entry
-        self._used[entry.site] = self._used.get(entry.site, 0) + entry.size
-        self._counts[entry.site] = self._counts.get(entry.site, 0) + 1
+        usage = self._usage_of(entry.site, entry.name)
+        usage.size += entry.size
+        usage.count += 1
 
-    def _release(self, site: str, size: int) -> None:
-        self._used[site] = self._used.get(site, 0) - size
+    def _allowance(self, name: str) -> Allowance:
+        return self._queued if name.startswith(_QUEUED) else self._live
+
+    def _usage_of(self, site: str, name: str) -> _Usage:
+        return self._usage[site, name.startswith(_QUEUED)]
 
     def _scan(self) -> list[Entry]:
         found = []

@@ -7,7 +7,7 @@ signalling may lose notices, and every stream heals that by itself.
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from isthmus.contract.notices import FIRST_ROUTER_KIND, NO_SESSION, PREFIX_BYTES, NoticeKind, pack
+from isthmus.contract.notices import FIRST_ROUTER_KIND, NO_SESSION, PREFIX_BYTES, WITHOUT_SESSION, NoticeKind, pack
 from isthmus.envelope.identity import RouterId
 
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024  # of one mailbox: two streams' windows; what is beyond would come too late
@@ -37,6 +37,7 @@ class Hub:
         self._lanes: dict[bytes, list[Lane]] = {}
         self._links: dict[bytes, bytes] = {}
         self.on_presence: Callable[[RouterId, bool], None] = _ignore
+        self.may_ring: Callable[[RouterId, RouterId], bool] = _nobody
         self.forwarded_notices = 0
         self.forwarded_bytes = 0
         self.dropped_bytes = {"refused": 0, "absent": 0, "full": 0}
@@ -93,18 +94,24 @@ class Hub:
     def forward(self, sender: bytes, message: bytes) -> None:
         """Carry a Router's message: length of the mailbox (1 byte), mailbox, notice.
 
-        Dropped unless its kind is one that Routers send and the session named in it is theirs.
+        Dropped unless its kind is one that Routers send and the session named in it is theirs; one that belongs to no
+        session passes between Routers that accepted each other.
         """
         start = 1 + message[0] if message else 0
         end = start + PREFIX_BYTES
         if len(message) < end or message[start] < FIRST_ROUTER_KIND or start == 0:
             self.dropped_bytes["refused"] += len(message)
             return
-        to = message[1:start]
-        if self._links.get(message[start + 1 : end] + sender) != to:
+        to, session_id = message[1:start], message[start + 1 : end]
+        if self._links.get(session_id + sender) != to and not (
+            session_id == NO_SESSION and message[start] in WITHOUT_SESSION and self._may_ring(sender, to)
+        ):
             self.dropped_bytes["refused"] += len(message)
             return
         self._deliver(to, memoryview(message)[start:])
+
+    def _may_ring(self, sender: bytes, to: bytes) -> bool:
+        return self.may_ring(RouterId(sender.decode("ascii", "replace")), RouterId(to.decode("ascii", "replace")))
 
     def tell(self, router_id: RouterId, kind: NoticeKind, session_id: bytes = NO_SESSION, body: bytes = b"") -> None:
         """Send a notice of the Bridge's own."""
@@ -126,6 +133,11 @@ class Hub:
 
 def _waiting(lane: Lane) -> int:
     return lane.waiting
+
+
+def _nobody(_sender: RouterId, _to: RouterId) -> bool:
+    """Say that no two Routers are known to have accepted each other."""
+    return False
 
 
 def _ignore(_router_id: RouterId, _online: bool) -> None:

@@ -44,4 +44,7 @@ STEPS: Final[tuple[str, ...]] = (
             (SELECT CAST(value AS REAL) FROM settings WHERE name = 'audit_days'), 730)
         BEGIN SELECT RAISE(ABORT, 'audit rows are kept until they are old enough'); END;
     """,
+    """
+    CREATE TABLE mailboxes (router_id TEXT PRIMARY KEY, prefix TEXT NOT NULL UNIQUE) WITHOUT ROWID;
+    """,
 )

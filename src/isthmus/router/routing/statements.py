@@ -10,7 +10,7 @@ from typing import Final
 
 from isthmus.contract.documents import DocumentKind, GrantedDevice, ReturnGrant, SignedDocument, Statement, Titles
 from isthmus.envelope.documents import sign_document
-from isthmus.envelope.identity import Identity
+from isthmus.envelope.identity import Identity, RouterId
 from isthmus.kit.names import SiteName
 from isthmus.router.routing.records import DAY, Acceptance, Grant, LocalDevice, OpenReturn
 
@@ -42,6 +42,7 @@ def drafts(
     grants: Iterable[Grant],
     returns: Iterable[OpenReturn],
     acceptances: Iterable[Acceptance],
+    mailboxes: Mapping[RouterId, str],
     now: float,
 ) -> Iterator[Draft]:
     """Yield all that this site has to say now, the titles first, since statements speak of them."""
@@ -49,7 +50,8 @@ def drafts(
     by_id = {device.device_id: device for device in devices}
     grants, returns = list(grants), list(returns)
     for acceptance in acceptances:
-        yield _draft(f"statement/{acceptance.site}", _statement(site, acceptance, by_id, grants, returns, now=now))
+        said = _statement(site, acceptance, by_id, grants, returns, mailboxes.get(acceptance.router_id), now=now)
+        yield _draft(f"statement/{acceptance.site}", said)
 
 
 def _draft(name: str, content: Statement | Titles) -> Draft:
@@ -62,6 +64,7 @@ def _statement(
     devices: Mapping[int, LocalDevice],
     grants: Iterable[Grant],
     returns: Iterable[OpenReturn],
+    mailbox: str | None,
     *,
     now: float,
 ) -> Statement:
@@ -72,6 +75,7 @@ def _statement(
         return empty
     return empty.model_copy(
         update={
+            "mailbox": mailbox,
             "devices": [
                 _granted(devices[grant.device_id], grant)
                 for grant in grants

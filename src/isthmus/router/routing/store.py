@@ -285,6 +285,14 @@ class Store:
             acceptance.accepted,
         )
 
+    def mailboxes(self) -> dict[RouterId, str]:
+        """Return the prefix of the names under which each Router leaves letters for this one."""
+        return {RouterId(row[0]): row[1] for row in self._rows("SELECT router_id, prefix FROM mailboxes")}
+
+    def save_mailbox(self, router_id: RouterId, prefix: str) -> None:
+        """Let a Router leave its letters under another prefix from now on."""
+        self._write("REPLACE INTO mailboxes VALUES (?, ?)", router_id, prefix)
+
     def reported(self) -> list[Reported]:
         """Return the sites as the Bridge last reported them."""
         rows = self._rows("SELECT site, router_id, public_key, statement FROM reported ORDER BY site")

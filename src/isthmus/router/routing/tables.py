@@ -4,9 +4,11 @@ For the event loop's thread only. Who may reach whom is decided in `directory`, 
 """
 
 import hashlib
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -25,6 +27,8 @@ from isthmus.router.routing.statements import REFRESH, Draft, drafts
 from isthmus.router.routing.store import Store
 
 _log = structlog.get_logger()
+
+_MAILBOX_BYTES: Final = 20  # as hexadecimal digits: nobody finds a mailbox by trying names
 
 Alert = Callable[[str, str], None]
 """Told of what should not have happened: the site that it is about, and a sentence."""
@@ -67,6 +71,9 @@ class Tables:
         self.aliases = store.aliases()
         self._returns = {(row.router_id, row.caller, row.title): row for row in store.returns()}
         self._pinned = {row.router_id: row for row in self.acceptances.values() if row.accepted}
+        self.mailboxes = store.mailboxes()
+        for router_id in self._pinned.keys() - self.mailboxes.keys():
+            self._new_mailbox(router_id)
         self._by_title = {self.fold(device.title): device for device in self.devices}
         self._by_network_title = {self.fold(device.network_title): device for device in self.devices}
         self._titles_of_aliases = {self.fold(alias.shown_as): alias.title for alias in self.aliases}
@@ -115,6 +122,28 @@ class Tables:
     def owner_of(self, title: AETitle) -> RouterId | None:
         """Return the Router that a remote title belongs to; None if no accepted site was ever seen to use it."""
         return self._owners.get(self.fold(title))
+
+    # -- letters
+
+    def mailbox_of(self, router_id: RouterId) -> str | None:
+        """Return the prefix under which an accepted site wants the letters that this one leaves for it, if known."""
+        verified = self.verified.get(router_id)
+        if router_id not in self._pinned or verified is None or verified.statement is None:
+            return None
+        statement = verified.statement
+        return statement.mailbox if statement.accepted and statement.not_after > self._clock.now() else None
+
+    def renew_mailbox(self, router_id: RouterId) -> str:
+        """Have an accepted site leave its letters elsewhere, starting anew; return the new prefix."""
+        prefix = self._new_mailbox(router_id)
+        self._changed()
+        return prefix
+
+    def _new_mailbox(self, router_id: RouterId) -> str:
+        prefix = secrets.token_hex(_MAILBOX_BYTES)
+        self._store.save_mailbox(router_id, prefix)
+        self.mailboxes[router_id] = prefix
+        return prefix
 
     # -- what the Bridge says, and what we say to it
 
@@ -214,6 +243,7 @@ class Tables:
             grants=self.grants,
             returns=self._returns.values(),
             acceptances=self.acceptances.values(),
+            mailboxes=self.mailboxes,
             now=now,
         )
 
