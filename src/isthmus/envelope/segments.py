@@ -123,7 +123,7 @@ class Opener:
         A refused segment changes nothing: the true one can still be opened.
         """
         view = memoryview(segment)
-        type_, sequence, length = _parse_header(view)
+        type_, sequence, length = parse_header(view)
         start = HEADER_BYTES + (COMMITMENT_BYTES if sequence == 0 else 0)
         if len(view) != start + length + TAG_BYTES:
             raise SealBroken("a segment is not as long as it says")
@@ -162,9 +162,29 @@ class Opener:
         self._floor += slide
 
 
+def parse_header(view: memoryview) -> tuple[SegmentType, int, int]:
+    """Return type, sequence and payload length that a segment claims, unverified.
+
+    Raises SealBroken if it has no header of this version, or one that is out of bounds.
+    """
+    if len(view) < HEADER_BYTES:
+        raise SealBroken("a segment is shorter than its header")
+    version, type_, zero, sequence, length = _HEADER.unpack_from(view)
+    if version != VERSION or zero:
+        raise SealBroken(f"a segment is of version {version}, which is not known here")
+    if type_ not in _TYPES or sequence >= MAX_SEGMENTS or length > MAX_PAYLOAD_BYTES:
+        raise SealBroken("a segment's header is out of bounds")
+    return _TYPES[type_], sequence, length
+
+
+def segment_bytes(sequence: int, length: int) -> int:
+    """Return how long the whole segment of this sequence and payload length is."""
+    return HEADER_BYTES + (COMMITMENT_BYTES if sequence == 0 else 0) + length + TAG_BYTES
+
+
 def peek_sequence(segment: bytes | bytearray | memoryview) -> int:
     """Return the sequence that a segment claims, unverified. Raises SealBroken if it has no header of this version."""
-    return _parse_header(memoryview(segment))[1]
+    return parse_header(memoryview(segment))[1]
 
 
 def pack_final(payload_bytes: int, segments: int) -> bytes:
@@ -184,17 +204,6 @@ def unpack_final(payload: bytes) -> tuple[int, int]:
 def blob_name(key: StreamKey, sequence: int) -> str:
     """Return the name under which segment `sequence` waits as a blob: 40 hex digits that only the two sides know."""
     return hmac.digest(key.name_key, sequence.to_bytes(8, "big"), "sha256").hex()[:BLOB_NAME_CHARACTERS]
-
-
-def _parse_header(view: memoryview) -> tuple[SegmentType, int, int]:
-    if len(view) < HEADER_BYTES:
-        raise SealBroken("a segment is shorter than its header")
-    version, type_, zero, sequence, length = _HEADER.unpack_from(view)
-    if version != VERSION or zero:
-        raise SealBroken(f"a segment is of version {version}, which is not known here")
-    if type_ not in _TYPES or sequence >= MAX_SEGMENTS or length > MAX_PAYLOAD_BYTES:
-        raise SealBroken("a segment's header is out of bounds")
-    return _TYPES[type_], sequence, length
 
 
 _TYPES: Final = {type_.value: type_ for type_ in SegmentType}
