@@ -1,4 +1,4 @@
-"""The key schedule of a session: from the secrets of offer and accept to one key per stream (docs/protocol/keys.md)."""
+"""The key schedule: from the secrets of offer and accept to one key per stream, and letters (docs/protocol/keys.md)."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ COMMITMENT_BYTES: Final = 32
 _REQUEST_LABEL: Final = b"isthmus/request-box/v1"
 _ANSWER_LABEL: Final = b"isthmus/answer-box/v1"
 _SESSION_LABEL: Final = b"isthmus/session/v1"
+_LETTER_LABEL: Final = b"isthmus/letter-box/v1"
 _STREAM_LABEL: Final = b"isthmus/stream/v1/"
 _STREAM_BYTES: Final = 32 + 32 + 32 + 12
 
@@ -77,6 +78,11 @@ def session_secret(offer: bytes, accept: bytes, offered: bytes, agreed: bytes) -
 def answer_key(secret: bytes) -> bytes:
     """Return the key of the answer box of the session with this secret."""
     return expand(secret, _ANSWER_LABEL, 32)
+
+
+def letter_key(header: bytes, secret: bytes) -> bytes:
+    """Return the key of a letter's box, from the secret that its header carries: as closed as the receiver's prekey."""
+    return expand(extract(hashlib.sha256(header).digest(), secret), _LETTER_LABEL, 32)
 
 
 def extract(salt: bytes, material: bytes) -> bytes:
