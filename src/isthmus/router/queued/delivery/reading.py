@@ -1,0 +1,94 @@
+"""Queued objects read back for delivery: opened segment by segment, a few at a time, in threads."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from isthmus.envelope.records import ObjectMeta, RecordSpan, open_record_in
+from isthmus.router.queued.ledger.deliveries import DueCopy
+from isthmus.router.queued.trouble import from_os
+
+_AHEAD_BYTES: Final = 2 * 1024 * 1024  # of one object that are open at once; as many again are being sent
+_THREADS: Final = 4
+
+_Part = tuple[list[bytes], bool]
+"""Pieces of a data set, and whether there are more."""
+
+
+class OpenedObject:
+    """An object whose start verified: what is known of it, and its data set, which is asked for once."""
+
+    def __init__(self, meta: ObjectMeta, first: _Part, more: Callable[[], "asyncio.Future[_Part]"]) -> None:
+        self.meta: Final = meta
+        self._first = first
+        self._more = more
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the data set. Raises SealBroken where it does not verify, SpoolFailed where it cannot be read."""
+        pieces, unfinished = self._first
+        while True:
+            ahead = self._more() if unfinished else None
+            for piece in pieces:
+                yield piece
+            if ahead is None:
+                return
+            pieces, unfinished = await ahead
+
+
+class Source(Protocol):
+    """Where the objects of copies are read from."""
+
+    async def open(self, copy: DueCopy) -> OpenedObject:
+        """Open the object of a copy. Raises SealBroken if it does not verify, SpoolFailed if it cannot be read."""
+        ...
+
+
+class SpoolSource:
+    """Reads from the bundles of the spool: `path` of a bundle's name, `secret` of a copy's object."""
+
+    def __init__(self, path: Callable[[str], Path], secret: Callable[[DueCopy], bytes]) -> None:
+        self._path = path
+        self._secret = secret
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="delivery")
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def open(self, copy: DueCopy) -> OpenedObject:
+        """Open the object of a copy. Raises SealBroken if it does not verify, SpoolFailed if it cannot be read."""
+        loop = asyncio.get_running_loop()
+        meta, first, parts = await loop.run_in_executor(self._threads, self._begin, copy)
+        return OpenedObject(meta, first, lambda: loop.run_in_executor(self._threads, next, parts))
+
+    def _begin(self, copy: DueCopy) -> tuple[ObjectMeta, _Part, Iterator[_Part]]:
+        span = RecordSpan(copy.object_id, copy.position, copy.length)
+        try:
+            file = self._path(copy.bundle).open("rb", buffering=0)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(file)
+                meta, payloads = open_record_in(file, span, self._secret(copy), hashing=False)
+                parts = _parts(file, payloads, copy.payload)
+                first = next(parts)
+                stack.pop_all()  # the generator closes the file
+        except OSError as error:
+            raise from_os(error, "reading a queued object") from error
+        return meta, first, parts
+
+
+def _parts(file: BinaryIO, payloads: Iterator[bytes], left: int) -> Iterator[_Part]:
+    """Yield the data set of `left` bytes in parts of some megabytes."""
+    with file:
+        pieces: list[bytes] = []
+        ahead = 0
+        for piece in payloads:
+            pieces.append(piece)
+            ahead += len(piece)
+            left -= len(piece)
+            if ahead >= _AHEAD_BYTES and left > 0:
+                yield pieces, True
+                pieces, ahead = [], 0
+    yield pieces, False
