@@ -1,5 +1,8 @@
 from collections.abc import Callable
 
+from tests.unit.cloudio.test_core import exchange, make
+
+from isthmus.cloudio.options import MIB
 from isthmus.cloudio.pool import Pool, Share
 
 
@@ -106,3 +109,27 @@ def test_a_share_is_one_as_long_as_it_is_used_and_forgotten_then() -> None:
     del share
     assert pool.share("site").used == 0
     assert "0 of 268435456 bytes" in repr(pool)
+
+
+def test_streams_of_one_site_that_never_acknowledge_leave_room_for_those_of_others() -> None:
+    pool = Pool(limit=200_000)
+    for _ in range(20):
+        stuck, _device = make(pool=pool, far="never acknowledges", credit_out=MIB)
+        while stuck.write(bytes(1000), 0.0, flush=True):
+            pass
+    assert pool.used < 125_000  # half, and of each stream the write that was one too many
+    core, device = make(pool=pool, far="takes all", credit_out=MIB)
+    far, reader = make(initiator=False, credit_in=MIB)
+    for _ in range(100):
+        if not core.write(bytes(5000), 0.0, flush=True):
+            exchange(core, far, 0.0)
+    exchange(core, far, 0.0)
+    assert sum(map(len, reader.data)) == 500_000
+    assert device.writable > 0
+
+
+def test_a_stream_that_only_lacks_credit_is_not_asked_each_time_that_another_gives_memory_back() -> None:
+    pool = Pool(limit=100_000)
+    core, _ = make(pool=pool, credit_out=1000)
+    assert not core.write(bytes(1000), 0.0, flush=True)
+    assert "0 waiting" in repr(pool)
