@@ -40,6 +40,7 @@ from isthmus.envelope.identity import Identity, Random
 from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry, Untrusted
 from isthmus.kit.clock import Clock, SystemClock
+from isthmus.kit.reasons import in_words
 
 REQUEST_SECONDS: Final = 15.0
 CONNECT_SECONDS: Final = 5.0
@@ -344,8 +345,8 @@ def _problem(status: int, content: bytes) -> Problem | ProviderTrouble:
     except (ValueError, KeyError, TypeError):
         # not the Bridge's own words: a proxy in between
         return ProviderTrouble(f"the way to the Bridge answers {status}", retry=Retry.LATER)
-    texts = {name: str(fields.get(name, "")) for name in ("detail", "field", "hint")}
-    return Problem(status, title, **texts)
+    detail, field, hint = (str(fields.get(name, "")) for name in ("detail", "field", "hint"))
+    return Problem(status, title, detail=detail, field=field, hint=hint)
 
 
 def _parsed(model: type[Answer], content: bytes) -> Answer:
@@ -356,8 +357,10 @@ def _parsed(model: type[Answer], content: bytes) -> Answer:
 
 
 def _unreachable(url: str, error: Exception) -> ProviderTrouble:
+    other = isinstance(error, aiohttp.ServerFingerprintMismatch)
+    reason = "it shows another certificate than before" if other else in_words(error)
     return ProviderTrouble(
-        f"the Bridge at {url} cannot be reached: {type(error).__name__}",
+        f"the Bridge at {url} cannot be reached: {reason}",
         retry=Retry.LATER,
         hint="isthmus router check URL tells which part of the way fails",
     )

@@ -20,6 +20,7 @@ _NAMING: Final = {
     "uq": "uq_%(table_name)s_%(column_0_name)s",
     "pk": "pk_%(table_name)s",
 }
+_DAMAGED: Final = "put back the newest backup of bridge.db; or is another database meant? --database-url names it"
 _ONE_CONNECTION: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0}
 _POSTGRESQL: Final = "postgresql+asyncpg"
 _SETTINGS: Final = {
@@ -106,7 +107,7 @@ class Database:
                 if self._sqlite:
                     verdict = (await connection.execute(text("PRAGMA quick_check"))).scalar_one()
                     if verdict != "ok":
-                        raise OperatorError(f"the Bridge database is damaged: {verdict}", hint="restore a backup")
+                        raise OperatorError(f"the Bridge database is damaged: {verdict}", hint=_DAMAGED)
                 await connection.run_sync(_upgrade)
         except _InUse as error:
             raise OperatorError(
@@ -115,7 +116,8 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
             raise OperatorError(
-                f"cannot open the Bridge database: {reason}", hint="is --database-url right?"
+                f"cannot open the Bridge database: {reason}",
+                hint=_DAMAGED if self._sqlite else "is --database-url right?",
             ) from error
 
     @asynccontextmanager

@@ -288,8 +288,14 @@ def unknown(*, data: Data = None, as_json: AsJson = False) -> None:
     lines = [{**row, "last": show.moment(row["last"])} for row in rows]
     show.table(lines, columns, empty="Nobody.")
     for row in rows:
-        device = f"{row['title']}@{row['address']}"
-        print(f"To add it: isthmus device add {shlex.quote(device)}")
+        if row["device"] is None:
+            device = f"{row['title']}@{row['address']}"
+            print(f"To add it: isthmus device add {shlex.quote(device)}")
+        else:
+            known = shlex.quote(row["device"])
+            print(f"{row['device']} is registered at {row['host']}.")
+            print(f"  if it moved:            isthmus device set {known} --host {row['address']}")
+            print(f"  if it calls from both:  isthmus device set {known} --from-address {row['address']}")
     return None
 
 

@@ -149,6 +149,8 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
     answer = call(data, Part.ROUTER, "status")
     if as_json:
         return show.as_json(answer)
+    if not answer.pop("running"):
+        print("This Router is stopped: isthmus router run starts it.\n")
     alerts = answer.pop("alerts", {})
     answer["router_id"] = answer.pop("spoken")
     show.facts(show.flat(answer))

@@ -55,8 +55,10 @@ async def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
 async def test_a_damaged_file_is_refused_at_start(tmp_path: Path) -> None:
     (tmp_path / "bridge.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
     database = Database.in_folder(tmp_path)
-    with pytest.raises(OperatorError, match="database"):
+    with pytest.raises(OperatorError, match="database") as refused:
         await database.open()
+    assert "backup" in refused.value.hint
+    assert "--database-url" in refused.value.hint
     await database.close()
 
 

@@ -140,6 +140,11 @@ def test_the_status_shows_the_router_id_as_it_is_read_over_a_phone(shell: Shell,
     assert "north" in text
 
 
+def test_the_status_of_a_router_that_does_not_run_says_so(shell: Shell) -> None:
+    assert shell("router status").startswith("This Router is stopped: isthmus router run starts it.\n")
+    assert json.loads(shell("router status --json"))["running"] is False
+
+
 @pytest.mark.parametrize("line", ["sessions", "echo PACS", "device test PACS", "router pause"])
 def test_what_needs_a_running_router_says_how_to_run_one(line: str, shell: Shell) -> None:
     error = shell(line, status=1)
@@ -191,6 +196,19 @@ def test_a_caller_with_a_strange_title_is_listed_with_a_command_that_may_be_past
         callers.note(AETitle("$(reboot)"), "192.0.2.99", AETitle("PACS"), 1.0)
         callers.flush()
     assert "isthmus device add '$(reboot)@192.0.2.99'" in shell("device unknown")
+
+
+def test_a_known_device_that_calls_from_elsewhere_is_to_be_changed_and_not_added(folder: Path, shell: Shell) -> None:
+    shell("device add CT1@192.0.2.10")
+    with contextlib.closing(Store.open(folder / "router.db")) as store:
+        callers = UnknownCallers(store)
+        callers.note(AETitle("CT1"), "192.0.2.99", AETitle("PACS"), 1.0)
+        callers.flush()
+    text = shell("device unknown")
+    assert "CT1 is registered at 192.0.2.10." in text
+    assert "isthmus device set CT1 --host 192.0.2.99" in text
+    assert "isthmus device set CT1 --from-address 192.0.2.99" in text
+    assert "device add" not in text
 
 
 def test_nothing_at_all_listed_says_what_to_do_next(shell: Shell) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, cast
 
+from isthmus.kit.reasons import in_words
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # pragma: no cover - a platform without the compiled part
@@ -170,7 +172,7 @@ class WebSocket(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._writable.set()
-        self._on_lost(self._closing or (type(exc).__name__ if exc is not None else "closed by the other side"))
+        self._on_lost(self._closing or (in_words(exc) if exc is not None else "closed by the other side"))
 
     def pause_writing(self) -> None:
         """Note that the way out is full."""

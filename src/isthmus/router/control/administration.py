@@ -248,9 +248,10 @@ class Administration(DeviceAdministration):
         return [views.audit_row(row) for row in self._audit.rows(max(1, min(limit, 100_000)))]
 
     def status(self) -> dict[str, Any]:
-        """Return who this Router is and what it has, as far as its tables know."""
+        """Return who this Router is and what it has, as far as its tables know: whether it runs, whoever asks knows."""
         membership = self._keys.membership
         return {
+            "running": False,
             "version": isthmus.__version__,
             "site": membership.site if membership else None,
             "router_id": self._keys.router_id,

@@ -161,8 +161,12 @@ class DeviceAdministration:
         return self._switch(device, disabled=False)
 
     def unknown_callers(self) -> list[dict[str, Any]]:
-        """Return who called without being registered, the last one first."""
-        return [views.caller_row(caller) for caller in self._directory.unknown_callers.listed()]
+        """Return who called without being registered, the last one first; see `views.caller_row`."""
+        devices = {self._directory.fold(device.title): device for device in self._directory.devices}
+        return [
+            views.caller_row(caller, devices.get(self._directory.fold(caller.title)))
+            for caller in self._directory.unknown_callers.listed()
+        ]
 
     # -- inside
 

@@ -96,6 +96,7 @@ class LiveOperations:
             "clock_offset": round(self._sync.offset, 1),
         }
         return status | {
+            "running": True,
             "dicom": str(self._dicom),
             "dicom_tls": str(self._dicom_tls) if self._dicom_tls else None,
             "bridge": bridge,

@@ -90,9 +90,13 @@ def alias_row(alias: Alias) -> dict[str, Any]:
     return {"shown_as": alias.shown_as, "title": alias.title}
 
 
-def caller_row(caller: UnknownCaller) -> dict[str, Any]:
-    """Return an unknown caller."""
-    return dataclasses.asdict(caller)
+def caller_row(caller: UnknownCaller, device: LocalDevice | None) -> dict[str, Any]:
+    """Return an unknown caller; `device` and `host` are those of the device that has its title, at another address."""
+    return {
+        **dataclasses.asdict(caller),
+        "device": None if device is None else device.title,
+        "host": None if device is None else device.host,
+    }
 
 
 def audit_row(row: AuditRow) -> dict[str, Any]:

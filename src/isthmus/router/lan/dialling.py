@@ -5,6 +5,7 @@ import ssl
 from typing import Final
 
 from isthmus.errors import AssociationRefused, OperatorError
+from isthmus.kit.reasons import in_words
 from isthmus.router.lan.connection import DeviceConnection
 from isthmus.router.routing.records import DeviceTls, LocalDevice
 
@@ -52,7 +53,7 @@ async def dial(device: LocalDevice, connection: DeviceConnection) -> None:
     except ssl.SSLError as error:
         raise unreachable(device, f"TLS failed: {error.reason}") from error
     except OSError as error:
-        raise unreachable(device, error.strerror or type(error).__name__) from error
+        raise unreachable(device, in_words(error)) from error
 
 
 def tls_context(tls: DeviceTls) -> ssl.SSLContext:
