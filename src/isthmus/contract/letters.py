@@ -113,7 +113,7 @@ class ReceiptState(StrEnum):
     RECEIVED = "received"  # verified and on the receiver's disk
     DELIVERED = "delivered"  # the device took it
     HELD = "held"  # waits for a person there
-    UNREADABLE = "unreadable"  # sealed to a prekey that is gone, or broken: to be sealed anew
+    UNREADABLE = "unreadable"  # its blobs do not verify: to be put anew as another envelope
 
 
 class Receipt(Payload):
@@ -139,6 +139,13 @@ class Receipt(Payload):
 
 
 class Receipts(Payload):
-    """Receipts, in the order in which they came about."""
+    """What the receiver of envelopes tells their sender.
 
-    receipts: list[Receipt]
+    Attributes:
+        receipts: in the order in which they came about.
+        unreadable: counters of letters that verified and lay where they belong, but are sealed to a prekey that is
+            gone. Which envelope one was about, only its sender knows.
+    """
+
+    receipts: list[Receipt] = []
+    unreadable: list[Annotated[int, Field(gt=0, lt=10**12)]] = []

@@ -13,8 +13,8 @@ def _labels(files: list[Path]) -> set[str]:
 
 
 def test_the_pages_and_the_code_agree_on_the_labels() -> None:
-    code = [*(ROOT / "src/isthmus/envelope").glob("*.py"), ROOT / "src/isthmus/contract/documents.py"]
-    code.append(ROOT / "src/isthmus/kit/base32.py")
-    pages = [PAGES / f"{name}.md" for name in ("keys", "offers", "segments", "requests", "records")]
+    code = [*(ROOT / "src/isthmus/envelope").glob("*.py"), ROOT / "src/isthmus/kit/base32.py"]
+    code += [ROOT / f"src/isthmus/contract/{name}.py" for name in ("documents", "letters")]
+    pages = [PAGES / f"{name}.md" for name in ("keys", "offers", "segments", "requests", "records", "queued")]
     assert len(_labels(code)) >= 12
     assert _labels(pages) == _labels(code)
