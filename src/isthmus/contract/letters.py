@@ -147,5 +147,5 @@ class Receipts(Payload):
             gone. Which envelope one was about, only its sender knows.
     """
 
-    receipts: list[Receipt] = []
-    unreadable: list[Annotated[int, Field(gt=0, lt=10**12)]] = []
+    receipts: list[Receipt] = Field(default_factory=list)
+    unreadable: list[Annotated[int, Field(gt=0, lt=10**12)]] = Field(default_factory=list)
