@@ -16,7 +16,7 @@ from isthmus.router.config import RouterLimits
 from isthmus.router.live import registry
 from isthmus.router.routing.store import Store
 from isthmus.testing.devices import Archive, Wire, calling, listening
-from isthmus.testing.dicom import associate_ac, associate_rj, associate_rq, echo_rq, move_command
+from isthmus.testing.dicom import abort, associate_ac, associate_rj, associate_rq, echo_rq, move_command
 from isthmus.testing.network import Network, NetworkOptions, until
 
 IMPATIENT = NetworkOptions(stream=StreamOptions(silence_limit=3.0, status_idle=1.0))
@@ -42,6 +42,29 @@ async def test_an_association_ends_when_the_tables_no_longer_allow_it(tmp_path: 
                     await network.bridge.control("revoke", site="south")
             assert (await wire.pdu())[0] == PduType.ABORT
             await pacs.let_go()
+
+
+@pytest.mark.parametrize("change", ["device_disable", "device_remove"])
+@pytest.mark.parametrize(("called", "device"), [("PACS", "WS"), ("NEAR", "WS"), ("NEAR", "NEAR"), ("PACS", "PACS")])
+async def test_an_association_ends_when_a_device_of_it_is_disabled_or_removed(
+    tmp_path: Path, called: str, device: str, change: str
+) -> None:
+    archive = Archive()
+    async with listening(archive) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
+        await network.pair(pacs)
+        north, south = network.sites["north"], network.sites["south"]
+        await north.control("device_add", address=f"NEAR@127.0.0.1:{pacs.port}")
+        await north.control("device_add", address="CT9@127.0.0.1")
+        async with calling(north.port) as wire, calling(north.port) as other:
+            assert (await wire.associate(called, "WS"))[0] == PduType.ASSOCIATE_AC
+            assert (await other.associate("PACS" if device == "NEAR" else "NEAR", "CT9"))[0] == PduType.ASSOCIATE_AC
+            await (south if device == "PACS" else north).control(change, device=device)
+            assert await wire.pdu() == abort(2, 0)
+            await other.send(echo_rq())  # what has nothing to do with it goes on
+            assert (await other.pdu())[0] == PduType.P_DATA_TF
+            await other.release()
+        await pacs.let_go()
+        await network.quiet()
 
 
 async def test_an_association_ends_when_its_grant_runs_out_or_loses_a_service(tmp_path: Path) -> None:

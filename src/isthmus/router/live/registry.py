@@ -424,9 +424,14 @@ class Live:
         directory = self.core.directory
         for session in list(self.sessions.values()):
             parties = session.parties
-            if parties is None or parties.far_site is None:
+            if parties is None:
                 continue
             try:
+                if session.device_asks:
+                    directory.demand_enabled(parties.calling)
+                if parties.far_site is None:
+                    directory.demand_enabled(parties.called)
+                    continue
                 router_id = RouterId(parties.far_router)
                 directory.pinned_key(router_id)
                 if not session.device_asks:

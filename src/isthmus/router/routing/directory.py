@@ -69,6 +69,12 @@ class Directory(Tables):
             )
         return device
 
+    def demand_enabled(self, network_title: AETitle) -> None:
+        """Raise Untrusted if this site has no device of that network title any more, or it is disabled."""
+        device = self._by_network_title.get(self.fold(network_title))
+        if device is None or device.disabled:
+            raise Untrusted(f"{network_title} is {'no device of this site any more' if device is None else 'disabled'}")
+
     def identify(self, calling: AETitle, address: str, called: AETitle, *, over_tls: bool) -> LocalDevice:
         """Do as `caller`, insist on TLS where the table does, and list whoever is refused among the unknown callers."""
         try:
