@@ -87,6 +87,7 @@ class Duplex:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._closing_at = inf
+        self._fault: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"<Duplex to {self._to}: {self._core.phase.value}>"
@@ -147,7 +148,8 @@ class Duplex:
     async def run(self) -> None:
         """Carry the stream until both directions are done and acknowledged, it broke, or `close` was called.
 
-        Nothing is left when this returns: no task, no blob of this side, no memory of the pool.
+        Nothing is left when this returns: no task, no blob of this side, no memory of the pool. A fault of ours is
+        raised here, wherever it showed.
         """
         try:
             async with asyncio.timeout(None) as self._scope:
@@ -162,6 +164,8 @@ class Duplex:
     async def _pump(self) -> None:
         core, clock, signalling = self._core, self._clock, self._cloud.signalling
         while not self._over():
+            if self._fault is not None:
+                raise self._fault
             now = clock.monotonic()
             core.tick(now)
             if core.blobs.deadline() <= now:
@@ -192,7 +196,7 @@ class Duplex:
     async def _wait(self) -> None:
         """Sleep until there is something to do."""
         now = self._clock.monotonic()
-        if self._over() or self._core.has_work(now):
+        if self._over() or self._fault is not None or self._core.has_work(now):
             return
         self._arm(now)
         self._sleep = asyncio.get_running_loop().create_future()
@@ -256,11 +260,15 @@ class Duplex:
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, inf
         now = self._clock.monotonic()
-        self._core.tick(now)
-        if self._core.blobs.deadline() <= now:
-            self._open_lanes()
-        self._wake()
-        self._changed()
+        try:
+            self._core.tick(now)
+            if self._core.blobs.deadline() <= now:
+                self._open_lanes()
+            self._wake()
+            self._changed()
+        except Exception as fault:  # noqa: BLE001 - `run` raises it: nobody hears of it in a callback of the loop
+            self._fault = fault
+            self._wake()
         if self._publishing and self._timer is None:
             self._set_timer(_WATCH_SECONDS)
 

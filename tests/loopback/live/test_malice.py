@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
@@ -390,6 +391,18 @@ async def test_a_forged_answer_is_no_answer(tmp_path: Path, monkeypatch: pytest.
         assert any(line["event"] == "an answer that does not verify" for line in logs)
         assert here.pacs.dialled == 0
         assert not [row for row in here.bridge.delivered if row.notice[0] == NoticeKind.DATA]
+
+
+@pytest.mark.parametrize("answer", [b"\x02\x00\x00\x00\x00\x04acac", b"\x02", b"", associate_rj(1, 1, 7)])
+async def test_a_malformed_answer_of_an_accepted_site_lets_both_devices_go_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr("isthmus.router.live.answering._restored", lambda *_: SimpleNamespace(raw=answer))
+    async with scene(tmp_path) as here:
+        async with calling(here.north.port) as wire:
+            assert await wire.associate("PACS", "WS") == OUTAGE
+        await here.pacs.let_go(5.0)
+        assert here.archive.endings == ["aborted 2/0"]
 
 
 async def test_injected_notices_put_no_byte_before_a_device(tmp_path: Path) -> None:

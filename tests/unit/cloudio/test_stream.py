@@ -404,3 +404,22 @@ async def test_a_reader_may_be_given_views_of_notices(make: Callable[..., Pair])
     for side in pair.sides:
         side.close()
     await pair.ended()
+
+
+async def test_a_fault_that_shows_in_the_timer_ends_the_run_instead_of_leaving_it_asleep(
+    make: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make(options=StreamOptions(status_idle=0.1, status_restless=0.1))
+    side = pair.sides[0]
+
+    def stumble(_now: float) -> None:
+        if asyncio.current_task() is None:  # in a callback of the loop, where nobody hears of it
+            monkeypatch.undo()
+            raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(side._core, "tick", stumble)
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await pair.runs[0]
+        await pair.runs[1]
+    assert len(pair.devices[1].errors) == 1

@@ -16,7 +16,7 @@ from isthmus.dicom.associate import AssociateAccept, AssociateRequest
 from isthmus.dicom.framing import PduType
 from isthmus.dicom.pdus import Abort, Reject
 from isthmus.envelope.offers import Answer, Decision, OfferDraft, make_offer
-from isthmus.errors import AssociationRefused, IsthmusError, Problem, ProviderTrouble
+from isthmus.errors import AssociationRefused, IsthmusError, Problem, ProviderTrouble, RemoteMisuse
 from isthmus.kit.names import AETitle
 from isthmus.relay.side import Answered, Asked
 from isthmus.relay.titles import Titles
@@ -141,7 +141,11 @@ class Opening:
             self._report(session_id, "refused there")
             self._pass_refusal_on(session, answer.answer)
             return
-        accept = put_back(AssociateAccept.parse(answer.answer), asked=request, sent=wire)
+        try:
+            accept = put_back(AssociateAccept.parse(answer.answer), asked=request, sent=wire)
+        except RemoteMisuse:
+            core.tasks.spawn(self._withdraw(session_id, target), name="withdraw an offer")
+            raise
         if titles is not None:
             connection.side.translate(titles)
         session.link = live.join(session, session_id, target.router_id, answer.keys, credit_out=answer.window)
