@@ -54,4 +54,16 @@ STEPS: Final[tuple[str, ...]] = (
         title TEXT PRIMARY KEY, down INTEGER NOT NULL, since REAL NOT NULL, next_probe REAL NOT NULL,
         failures INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE mailboxes ADD COLUMN prefix_out TEXT;
+    ALTER TABLE letters ADD COLUMN kind TEXT NOT NULL DEFAULT '';
+    ALTER TABLE letters ADD COLUMN body BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE letters ADD COLUMN posted REAL NOT NULL DEFAULT 0;
+    ALTER TABLE letters ADD COLUMN empty INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE receipts_due ADD COLUMN letter INTEGER;
+    ALTER TABLE envelopes ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX envelopes_by_letter ON envelopes (router_id, direction, counter);
+    CREATE INDEX copies_to_send ON copies (site, priority DESC, bundle_id)
+        WHERE state = 'waiting' AND site IS NOT NULL AND envelope_id IS NULL;
+    """,
 )
