@@ -51,6 +51,34 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_data(handle: int) -> None:
+    """Make the content of an open file, and its length, durable. Raises OSError; the file is then not to be trusted."""
+    if sys.platform == "darwin":  # where fsync leaves the content in the cache of the disk
+        fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+    elif sys.platform == "win32":
+        os.fsync(handle)
+    else:
+        os.fdatasync(handle)
+
+
+def open_spool_file(path: Path, *, create: bool, write: bool) -> int:
+    """Open a file of bytes, which only its owner may read; `create`: it is not there yet. Raises OSError."""
+    flags = (os.O_RDWR if write else os.O_RDONLY) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600)
+
+
+def write_at(handle: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`. On Windows one thread at a time may use the handle. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        if sys.platform == "win32":
+            os.lseek(handle, offset, os.SEEK_SET)
+            written = os.write(handle, view)
+        else:
+            written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def try_lock(handle: int) -> bool:
     """Take an exclusive lock on an open file until the process ends; False if another process has it."""
     try:

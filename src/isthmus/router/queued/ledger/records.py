@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from isthmus.contract.letters import ObjectKind
+
 DAMAGED: Final = "damaged in the spool"
 """Why a copy is held whose object no longer verifies."""
 
@@ -28,13 +30,6 @@ class Direction(StrEnum):
 
     OUT = "out"  # from a device of ours
     IN = "in"  # from another site, to a device of ours
-
-
-class ObjectKind(StrEnum):
-    """What an object asks of the device that gets it."""
-
-    STORE = "store"  # C-STORE: keep this instance
-    COMMIT = "commit"  # N-ACTION: promise to keep those stored before
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +97,7 @@ class NewCopy:
         site: whose device that is; None for one of ours.
         envelope_id: the envelope it came in, or goes in, once that is known; `envelope_index` is its place there.
         flagged: it may be with its device already.
+        priority: more goes first.
     """
 
     object_id: bytes
@@ -117,3 +113,4 @@ class NewCopy:
     envelope_id: bytes | None = None
     envelope_index: int | None = None
     flagged: bool = False
+    priority: int = 0

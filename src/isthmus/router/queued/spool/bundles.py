@@ -1,0 +1,317 @@
+"""The spool: bundles that are being written, that wait, and that go when nobody needs them any more."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from isthmus.contract.letters import Manifest
+from isthmus.envelope.identity import RouterId
+from isthmus.envelope.records import ObjectMeta
+from isthmus.kit.clock import Clock
+from isthmus.kit.files import make_private_folder
+from isthmus.kit.tasks import Tasks
+from isthmus.router.queued.ledger import ingested
+from isthmus.router.queued.ledger.database import Ledger
+from isthmus.router.queued.spool import header as headers
+from isthmus.router.queued.spool.files import BundleFile
+from isthmus.router.queued.spool.header import BundleHeader, Destination, Inbound, Route
+from isthmus.router.queued.spool.inbound import InboundBundle
+from isthmus.router.queued.spool.indexing import MOST_BEHIND, Indexer, StoredObject, StudyHook, look
+from isthmus.router.queued.spool.reading import BundleReader
+from isthmus.router.queued.spool.room import Room
+from isthmus.router.queued.spool.secrets import SpoolSecrets
+from isthmus.router.queued.spool.writing import ObjectWriter, OpenBundle
+from isthmus.router.queued.trouble import NoRoom, SpoolFailed, from_os
+
+__all__ = [
+    "BundleReader",
+    "Destination",
+    "InboundBundle",
+    "NoRoom",
+    "ObjectWriter",
+    "OpenBundle",
+    "Route",
+    "Spool",
+    "SpoolFailed",
+    "StoredObject",
+    "StudyHook",
+]
+
+IDLE_SECONDS: Final = 1.0  # devices that open an association for each image come back sooner
+_WORKERS: Final = 8
+_NAME_BYTES: Final = 16
+
+_log = structlog.get_logger()
+
+
+class Spool:
+    """The spool of one Router. `recovery.recover` comes first, then `running`; methods are called on the loop.
+
+    Args:
+        folder: where the bundles are; it is made if need be.
+        secret: of the spool (`secrets.load_secret`).
+        random: returns so many random bytes, from any thread.
+        study: who wants to know of which study an object is.
+
+    Attributes:
+        wanted: asked at the end of each object whether somebody waits for its route: the bundle then closes.
+        doubtful: bundles that were there at the start and have not been verified since.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        secret: bytes,
+        ledger: Ledger,
+        clock: Clock,
+        room: Room,
+        random: Callable[[int], bytes],
+        *,
+        study: StudyHook | None = None,
+    ) -> None:
+        self.folder: Final = make_private_folder(folder)
+        self.secrets = SpoolSecrets(secret, random)
+        self.room = room
+        self.ledger: Final = ledger
+        self.clock: Final = clock
+        self.executor = ThreadPoolExecutor(_WORKERS, "spool")
+        self.indexer: Final = Indexer(ledger, self.secrets, clock.now, study)
+        self.wanted: Callable[[Route], bool] = _nobody
+        self.doubtful: set[int] = set()
+        self._random = random
+        self._last_id = 0
+        self._id_lock = threading.Lock()
+        self._ending = False
+        self._taken: set[OpenBundle] = set()
+        self._idle: dict[Route, BundleFile] = {}
+        self._tasks = Tasks("spool")
+        self._loop = asyncio.get_running_loop()
+
+    # -- callbacks
+
+    def when_stored(self, call: Callable[[frozenset[int]], None]) -> None:
+        """Have `call` told the ids of bundles that got new rows: their waiting copies can be delivered."""
+        self.indexer.on_stored = call
+
+    def when_ready(self, call: Callable[[int], None]) -> None:
+        """Have `call` told the id of each bundle that is closed and has all its rows."""
+        self.indexer.on_ready = call
+
+    # -- associations
+
+    async def take(self, route: Route) -> OpenBundle:
+        """Return where an association of this route puts its objects: an idle file of the route, or a new one.
+
+        Raises NoRoom if there is none, or if the ledger cannot follow.
+        """
+        self.room.demand()
+        if self.indexer.behind > MOST_BEHIND:
+            raise NoRoom("the ledger is too far behind", hint="look at the disk that holds the data folder")
+        bundle = OpenBundle(self, route, self._idle.pop(route, None))
+        self._taken.add(bundle)
+        return bundle
+
+    def give_back(self, bundle: OpenBundle) -> None:
+        """Say that the association is done with it; what it has not finished is abandoned. Harmless twice."""
+        if bundle in self._taken:
+            self._taken.discard(bundle)
+            bundle.leave()
+
+    def want(self, route: Route | None = None) -> None:
+        """Close what is open of this route, or of all: at once, or behind the object that is being written."""
+        for bundle in self._taken:
+            if route is None or bundle.route == route:
+                bundle.close_soon()
+        self._close_parked(route)
+
+    async def close_idle(self, route: Route | None = None) -> None:
+        """Close what no association uses, of this route or of all, and return when the ledger knows."""
+        self._close_parked(route)
+        await self.indexer.flush()
+
+    # -- bundles that are there
+
+    def path(self, name: str) -> Path:
+        """Return where the bundle of this name is."""
+        return self.folder / name
+
+    async def read(self, name: str, start: int, end: int) -> bytes:
+        """Return bytes `start` to `end` of a bundle's file. Raises SpoolFailed if it has not so many."""
+        with self._reading(name):
+            return await asyncio.to_thread(_read, self.path(name), start, end)
+
+    @contextlib.asynccontextmanager
+    async def reader(self, name: str) -> AsyncIterator[BundleReader]:
+        """Hold a bundle's file open for reading. Raises SpoolFailed, and SealBroken for a damaged header."""
+        with self._reading(name):
+            reader = await asyncio.to_thread(BundleReader.open, self.path(name), self.secrets)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+    async def release(self, bundle_id: int) -> bool:
+        """Delete the bundle's file if it is closed and all its copies are over; return whether it is gone now."""
+        row = await self.ledger.read(
+            lambda connection: (
+                ingested.bundle(connection, bundle_id) if ingested.is_done(connection, bundle_id) else None
+            )
+        )
+        if row is None:
+            return False
+        if row.gone:
+            return True
+        try:
+            await asyncio.to_thread(self.path(row.name).unlink, missing_ok=True)
+        except OSError as error:  # the next start tries again
+            _log.warning("a bundle could not be deleted", bundle=row.name, error=error.strerror)
+            return False
+        self.room.add(-row.size)
+        self.doubtful.discard(bundle_id)
+        await self.ledger.run(lambda connection: ingested.mark_gone(connection, bundle_id))
+        return True
+
+    # -- from other sites
+
+    async def receive(self, far_router: RouterId, manifest: Manifest) -> InboundBundle:
+        """Return the bundle for an envelope: a new one, or the one of the same envelope that a crash left unfinished.
+
+        Raises NoRoom or SpoolFailed.
+        """
+        name = self.secrets.inbound_name(far_router, manifest.envelope_id)
+        self.room.demand(manifest.size)
+        header = BundleHeader(self.next_id(), self.clock.now(), Inbound(far_router, manifest))
+        with self._reading(name):
+            return await asyncio.to_thread(
+                InboundBundle.open, self.path(name), header, self.secrets, self.room, self.look
+            )
+
+    # -- kept in the ledger
+
+    def seal_local(self, label: str, content: bytes) -> bytes:
+        """Return `content` sealed for this spool only; `label` says what it is."""
+        return self.secrets.seal_local(label, content)
+
+    def open_local(self, label: str, sealed: bytes) -> bytes:
+        """Return what was sealed under the same label. Raises SealBroken."""
+        return self.secrets.open_local(label, sealed)
+
+    # -- running
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Index in the background, and close what is idle. At the end all is closed, and in the ledger if it can be."""
+        indexing = self._tasks.spawn(self.indexer.run(), name="indexing")
+        try:
+            yield
+        finally:
+            self._ending = True
+            for bundle in list(self._taken):
+                self.give_back(bundle)
+                await bundle.settled()
+            self._close_parked(None)
+            indexing.cancel()
+            await self._tasks.close()
+            try:
+                await self.indexer.flush()
+            except (NoRoom, SpoolFailed) as error:  # the next start indexes it
+                _log.error("queued objects could not be put into the ledger", error=str(error))
+            await asyncio.to_thread(self.executor.shutdown)
+
+    def start_after(self, bundle_id: int) -> None:
+        """Give new bundles higher ids than this."""
+        self._last_id = max(self._last_id, bundle_id)
+
+    def next_id(self) -> int:
+        """Return a bundle id that no other has, and if the clock goes right none ever had."""
+        with self._id_lock:
+            self._last_id = max(self._last_id + 1, int(self.clock.now() * 1000))
+            return self._last_id
+
+    # -- what a bundle needs of its spool: `writing.Keeper`, from any thread
+
+    def random(self, size: int) -> bytes:
+        """Return random bytes."""
+        return self._random(size)
+
+    def create(self, route: Route) -> BundleFile:
+        """Return a new file for a route. Raises OSError."""
+        path = self.path(self._random(_NAME_BYTES).hex())
+        header = BundleHeader(self.next_id(), self.clock.now(), route)
+        file = BundleFile(path, header, route, self.room)
+        file.create(headers.pack(header, path.name, self.secrets))
+        return file
+
+    def look(self, meta: ObjectMeta, head: bytes) -> object | None:
+        """Return what is to be noted of the object's study."""
+        return look(self.indexer.study, meta, head)
+
+    def stored(self, file: BundleFile, stored: StoredObject) -> None:
+        """Take an object that is durable."""
+        self.indexer.add(file, stored)
+
+    def closed(self, file: BundleFile) -> None:
+        """Take a file that is closed."""
+        self.indexer.closed(file)
+
+    def parked(self, file: BundleFile) -> None:
+        """Take a file that is still open, and used by nobody."""
+        try:
+            self._loop.call_soon_threadsafe(self._park, file)
+        except RuntimeError:  # the loop is closed: the next start finds it
+            file.close()
+
+    def is_wanted(self, route: Route) -> bool:
+        """Return whether somebody waits for this route."""
+        return self.wanted(route)
+
+    # -- idle files
+
+    def _park(self, file: BundleFile) -> None:
+        if file.route in self._idle or self._ending or self.wanted(file.route):
+            self._retire(file)
+            return
+        self._idle[file.route] = file
+        self._loop.call_later(IDLE_SECONDS, self._expire, file)
+
+    def _expire(self, file: BundleFile) -> None:
+        if self._idle.get(file.route) is file:
+            self._retire(self._idle.pop(file.route))
+
+    def _close_parked(self, route: Route | None) -> None:
+        for other in [route] if route is not None else list(self._idle):
+            if (file := self._idle.pop(other, None)) is not None:
+                self._retire(file)
+
+    def _retire(self, file: BundleFile) -> None:
+        file.close()
+        self.indexer.closed(file)
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise from_os(error, f"bundle {name}") from error
+
+
+def _nobody(_: Route) -> bool:
+    return False
+
+
+def _read(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        content = file.read(end - start)
+        while len(content) < end - start:
+            more = file.read(end - start - len(content))
+            if not more:
+                raise SpoolFailed(f"bundle {path.name} is shorter than it was")
+            content += more
+        return content
