@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from isthmus.envelope.records import ObjectMeta, RecordSpan, open_record_in
+from isthmus.errors import SealBroken
 from isthmus.router.queued.ledger.deliveries import DueCopy
+from isthmus.router.queued.spool.header import Inbound, unpack
+from isthmus.router.queued.spool.secrets import SpoolSecrets
 from isthmus.router.queued.trouble import from_os
 
 _AHEAD_BYTES: Final = 2 * 1024 * 1024  # of one object that are open at once; as many again are being sent
 _THREADS: Final = 4
+_MOST_MANIFESTS: Final = 16  # of the bundles read last; each has up to 2,000 objects
 
 _Part = tuple[list[bytes], bool]
 """Pieces of a data set, and whether there are more."""
@@ -47,11 +53,13 @@ class Source(Protocol):
 
 
 class SpoolSource:
-    """Reads from the bundles of the spool: `path` of a bundle's name, `secret` of a copy's object."""
+    """Reads from the bundles of the spool, whose files `path` names."""
 
-    def __init__(self, path: Callable[[str], Path], secret: Callable[[DueCopy], bytes]) -> None:
+    def __init__(self, path: Callable[[str], Path], secrets: SpoolSecrets) -> None:
         self._path = path
-        self._secret = secret
+        self._secrets = secrets
+        self._manifests: OrderedDict[str, Mapping[bytes, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="delivery")
 
     def close(self) -> None:
@@ -70,13 +78,34 @@ class SpoolSource:
             file = self._path(copy.bundle).open("rb", buffering=0)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(file)
-                meta, payloads = open_record_in(file, span, self._secret(copy), hashing=False)
+                meta, payloads = open_record_in(file, span, self._secret(file, copy), hashing=False)
                 parts = _parts(file, payloads, copy.payload)
                 first = next(parts)
                 stack.pop_all()  # the generator closes the file
         except OSError as error:
             raise from_os(error, "reading a queued object") from error
         return meta, first, parts
+
+    def _secret(self, file: BinaryIO, copy: DueCopy) -> bytes:
+        """Return what opens the object: derived if it was sealed here, else out of the manifest that it came with."""
+        if copy.far_router is None:
+            return self._secrets.object_secret(copy.object_id)
+        with self._lock:
+            held = self._manifests.get(copy.bundle)
+            if held is None:
+                held = self._manifests[copy.bundle] = self._secrets_in(file, copy.bundle)
+                if len(self._manifests) > _MOST_MANIFESTS:
+                    self._manifests.popitem(last=False)
+        secret = held.get(copy.object_id)
+        if secret is None:
+            raise SealBroken("an object is not in the manifest that it came with")
+        return secret
+
+    def _secrets_in(self, file: BinaryIO, bundle: str) -> Mapping[bytes, bytes]:
+        found = unpack(file, bundle, self._secrets)
+        if found is None or not isinstance(found[0].content, Inbound):
+            raise SealBroken("a bundle of another site has no manifest")
+        return {item.object_id: item.secret for item in found[0].content.manifest.objects}
 
 
 def _parts(file: BinaryIO, payloads: Iterator[bytes], left: int) -> Iterator[_Part]:

@@ -195,8 +195,8 @@ def save(
 
 def hold_expired(
     connection: sqlite3.Connection, destination: str, before: float, now: float, reason: str, *, most: int
-) -> int:
-    """Hold up to `most` copies that have waited for `destination` since before `before`; return how many."""
+) -> list[Outcome]:
+    """Hold up to `most` copies that have waited for `destination` since before `before`; return them."""
     rows = connection.execute(_COPIES + " AND c.since < ? LIMIT ?", (destination, before, most)).fetchall()
     copies = [_copy(row) for row in rows]
     held = [
@@ -212,7 +212,7 @@ def hold_expired(
         for copy in copies
     ]
     save(connection, held, None)
-    return len(held)
+    return held
 
 
 def how_many_wait(connection: sqlite3.Connection, destination: str) -> int:

@@ -1,0 +1,354 @@
+"""One device of ours as a destination: its queue, its lanes, and the outages that stop it.
+
+A lane is one association at a time. While the device is in an outage a single lane tries; it ends with the first
+response to an object. What is claimed is known here only: after a crash it simply waits in the ledger again.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Final, Protocol
+
+import structlog
+
+from isthmus.dicom.storage_classes import STORAGE_CLASSES
+from isthmus.errors import AssociationRefused, IsthmusError
+from isthmus.kit.clock import Clock
+from isthmus.kit.tasks import Tasks
+from isthmus.router.live.session import Parties
+from isthmus.router.queued.delivery.judging import broken, held
+from isthmus.router.queued.delivery.outage import Outage
+from isthmus.router.queued.delivery.reading import Source
+from isthmus.router.queued.delivery.senders import Sender, find_device, find_sender
+from isthmus.router.queued.delivery.sending import MOST_CONTEXTS, Association, DeviceLost, DeviceRefused, Pair
+from isthmus.router.queued.ledger import deliveries
+from isthmus.router.queued.ledger.database import Ledger
+from isthmus.router.queued.ledger.deliveries import DestinationState, DueCopy, Outcome
+from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.records import LocalDevice
+
+_log = structlog.get_logger()
+
+BATCH_COPIES: Final = 64
+BATCH_BYTES: Final = 64 * 1024 * 1024
+MOST_TRANSIENT: Final = 10
+"""So many transient answers in a row are an outage too: an archive whose disk is full need not see every object."""
+COMMENT_LABEL: Final = "comment"
+"""Under which a device's Error Comment is sealed in the ledger (`SpoolSecrets.open_local`)."""
+_PERMANENT: Final = 1  # result of an A-ASSOCIATE-RJ
+
+
+class Associate(Protocol):
+    """Opens associations."""
+
+    async def __call__(
+        self, device: LocalDevice, sender: Sender, pairs: Sequence[Pair], parties: Parties
+    ) -> Association:
+        """Return an association. Raises DeviceRefused."""
+        ...
+
+
+class Prober(Protocol):
+    """Asks a device what it takes."""
+
+    async def again(self, device: LocalDevice, sender: Sender, pairs: Sequence[Pair]) -> set[Pair]:
+        """Return which of the pairs it takes now, and remember that. Raises DeviceRefused."""
+        ...
+
+
+class Observer(Protocol):
+    """Who hears of what became of copies, after it is durable."""
+
+    def recorded(self, outcomes: Sequence[Outcome]) -> None:
+        """These are in the ledger; a receipt is due for those that came in an envelope and are not waiting."""
+        ...
+
+    def finished(self, bundle_id: int, name: str) -> None:
+        """Every copy in a bundle is done: its file is needed no more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every destination works with."""
+
+    ledger: Ledger
+    source: Source
+    directory: Directory
+    associate: Associate
+    prober: Prober
+    observer: Observer
+    seal: Callable[[str, bytes], bytes]
+    clock: Clock
+    tasks: Tasks
+
+
+@dataclass(slots=True)
+class Claim:
+    """Copies of one sender that a lane has taken."""
+
+    device: LocalDevice
+    sender: Sender
+    copies: list[DueCopy] = field(default_factory=list)
+
+
+class Destination:
+    """One device of ours."""
+
+    def __init__(self, title: str, means: Means) -> None:
+        self.title: Final = title
+        self.means: Final = means
+        self.outage: Outage | None = None
+        self.callers: dict[str, Outage] = {}  # those that the device does not take, by network title
+        self.answers = 0  # responses of the device
+        self.crowded = asyncio.Event()
+        """Set when there is more than one lane has taken."""
+        self.stopping = False
+        self._breaks: dict[int, tuple[int, int]] = {}  # copy -> how often the association ended under it, answers then
+        self._asked_again: set[Pair] = set()  # refused in an association, taken when asked again
+        self._transient = 0  # such answers in a row
+        self._taken: set[int] = set()
+        self._claiming = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._unsaved: list[Outcome] = []
+        self._kept = DestinationState(title, down=False, since=0.0, next_probe=0.0, failures=0, reason="")
+
+    def __repr__(self) -> str:
+        return f"<Destination {self.title}: {len(self._taken)} copies taken, {self.outage}>"
+
+    # -- waking ----------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look again: something may be due."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Begin nothing more; what is under way ends with its object."""
+        self.stopping = True
+        self._wake.set()
+
+    def heard(self) -> None:
+        """The device gave somebody a good answer."""
+        if self.outage is not None:
+            self.outage.heard(self.means.clock.monotonic())
+            self.wake()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until woken, or so long; return whether it was woken since the last `wait`."""
+        try:
+            async with asyncio.timeout(None if seconds == inf else max(seconds, 0.001)):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    # -- what is due -----------------------------------------------------------------------------------------------
+
+    @property
+    def seconds_to_attempt(self) -> float:
+        """How long the outage lets nothing be tried."""
+        return 0.0 if self.outage is None else self.outage.next_probe - self.means.clock.monotonic()
+
+    async def seconds_to_next(self) -> float:
+        """Return how long until a copy that is not due now may be."""
+        now = self.means.clock.now()
+        due = await self.means.ledger.read(lambda connection: deliveries.next_try(connection, self.title, now))
+        monotonic = self.means.clock.monotonic()
+        waits = [outage.next_probe - monotonic for outage in self.callers.values() if outage.next_probe > monotonic]
+        return min([*waits, inf if due is None else due - now])
+
+    async def claim(self) -> Claim | None:
+        """Take the copies that come next, of one sender and with few enough kinds for one association; None: none.
+
+        What its sender is not granted any more is held. Raises DeviceRefused if the device is not to be called now.
+        """
+        async with self._claiming:
+            while not self.stopping:
+                head = await self._due(but=self._stopped_callers(), most=1)
+                if not head:
+                    return None
+                device = find_device(self.means.directory, self.title)
+                if device is None:
+                    raise DeviceRefused(f"this site has no device {self.title} any more", hint="isthmus device list")
+                copies = _batch(await self._due(calling=head[0].calling, most=BATCH_COPIES))
+                claim = await self._judge(device, copies)
+                if claim is not None:
+                    self._taken.update(copy.copy_id for copy in claim.copies)
+                    if len(copies) == BATCH_COPIES or sum(copy.payload for copy in copies) >= BATCH_BYTES // 2:
+                        self.crowded.set()
+                    return claim
+        return None
+
+    def give_back(self, copies: Iterable[DueCopy]) -> None:
+        """Take no longer what was not sent; not what was, as long as the ledger does not know what became of it."""
+        unsaved = {outcome.copy.copy_id for outcome in self._unsaved}
+        self._taken.difference_update({copy.copy_id for copy in copies} - unsaved)
+
+    def _stopped_callers(self) -> list[str]:
+        now = self.means.clock.monotonic()
+        return [calling for calling, outage in self.callers.items() if outage.next_probe > now]
+
+    async def _due(self, *, most: int, calling: str | None = None, but: Sequence[str] = ()) -> list[DueCopy]:
+        now, taken = self.means.clock.now(), frozenset(self._taken)
+        return await self.means.ledger.read(
+            lambda connection: deliveries.due(
+                connection, self.title, now, calling=calling, but=but, taken=taken, most=most
+            )
+        )
+
+    async def _judge(self, device: LocalDevice, copies: list[DueCopy]) -> Claim | None:
+        """Return the claim on what may be sent; hold the rest. None if nothing may."""
+        if not copies:
+            return None
+        first = copies[0]
+        if device.disabled:
+            raise DeviceRefused(f"{device.title} is disabled", hint=f"isthmus device enable {device.title}")
+        try:
+            sender = find_sender(self.means.directory, device, first.calling, first.far_router)
+        except AssociationRefused as refused:
+            if refused.result != _PERMANENT:
+                raise DeviceRefused(str(refused), hint=refused.hint) from refused
+            await self.hold(copies, str(refused))
+            return None
+        granted = sender.granted(device, {copy.pair for copy in copies})
+        if refused_copies := [copy for copy in copies if copy.pair not in granted]:
+            await self.hold(refused_copies, f"{device.network_title} is not granted to {sender.calling} for this")
+        kept = [copy for copy in copies if copy.pair in granted]
+        return Claim(device, sender, kept) if kept else None
+
+    # -- what became of it -----------------------------------------------------------------------------------------
+
+    async def hold(self, copies: Sequence[DueCopy], reason: str) -> None:
+        """Hold copies for a reason of ours."""
+        _log.warning("held", destination=self.title, count=len(copies), reason=reason)
+        now = self.means.clock.now()
+        await self.save([held(copy, now, reason) for copy in copies], None)
+
+    async def save(self, outcomes: Sequence[Outcome], starting: DueCopy | None) -> None:
+        """Make durable what became of copies, and that `starting` is being sent; then they are taken no longer.
+
+        Raises NoRoom or SpoolFailed if that cannot be; then they stay taken, and `save_rest` writes them later.
+        """
+        outcomes = [self._sealed(outcome) for outcome in outcomes]
+        try:
+            finished = await self.means.ledger.run(lambda connection: deliveries.save(connection, outcomes, starting))
+        except BaseException:
+            self._unsaved += outcomes
+            raise
+        self.give_back(outcome.copy for outcome in outcomes)
+        if outcomes:
+            self.means.observer.recorded(outcomes)
+        for bundle_id, name in finished:
+            self.means.observer.finished(bundle_id, name)
+
+    async def save_rest(self) -> None:
+        """Write what could not be written. Raises NoRoom or SpoolFailed."""
+        unsaved, self._unsaved = self._unsaved, []
+        if unsaved:
+            await self.save(unsaved, None)
+
+    def _sealed(self, outcome: Outcome) -> Outcome:
+        if not outcome.comment or outcome.sealed is not None:
+            return outcome
+        return replace(outcome, sealed=self.means.seal(COMMENT_LABEL, outcome.comment.encode()))
+
+    # -- the state of the device -----------------------------------------------------------------------------------
+
+    async def answered(self, outcome: Outcome) -> None:
+        """Note a response: it ends the outage, unless it is one more transient answer of many."""
+        copy = outcome.copy
+        self.answers += 1
+        self._breaks.pop(copy.copy_id, None)
+        self._asked_again.discard(copy.pair)
+        self.callers.pop(copy.calling, None)
+        if outcome.state is CopyState.WAITING:
+            self._transient += 1
+            if self._transient >= MOST_TRANSIENT or self.outage is not None:
+                raise DeviceRefused(f"it answers {outcome.reason} each time")
+            return
+        self._transient = 0
+        if self.outage is not None:
+            _log.info("destination takes objects again", destination=self.title, failures=self.outage.failures)
+            self.outage = None
+            await self._keep()
+            self.wake()  # for the other lanes
+
+    def lost(self, copy: DueCopy, why: DeviceLost) -> Outcome:
+        """Return what the end of the association under this copy means for it."""
+        count, answers = self._breaks.get(copy.copy_id, (0, self.answers))
+        others_went = count > 0 and self.answers > answers
+        self._breaks[copy.copy_id] = count + 1, self.answers
+        now = self.means.clock.now()
+        return broken(copy, now, sent=why.sent, breaks=count + 1, others_went=others_went, why=str(why))
+
+    async def failed(self, why: IsthmusError, calling: str | None = None) -> None:
+        """Note that the device gave no association, or ended it; `calling`: only for this caller."""
+        clock = self.means.clock
+        outage = self.outage if calling is None else self.callers.get(calling)
+        if outage is not None and outage.next_probe > clock.monotonic():
+            return  # another lane has said so already
+        if outage is None:
+            outage = Outage(clock.now())
+            _log.warning(
+                "destination takes no objects: they wait",
+                destination=self.title, calling=calling or "all", reason=str(why), hint=why.hint,
+            )  # fmt: skip
+        outage.failed(str(why), clock.monotonic())
+        if calling is not None:
+            self.callers[calling] = outage
+            return
+        self.outage = outage
+        await self._keep()
+
+    async def ask_again(self, claim: Claim, copies: Sequence[DueCopy]) -> None:
+        """Deal with copies whose pair the device refused: ask it once more, then hold. Raises DeviceRefused."""
+        pairs = sorted({copy.pair for copy in copies} - self._asked_again)
+        taken = await self.means.prober.again(claim.device, claim.sender, pairs) if pairs else set[Pair]()
+        self._asked_again |= taken
+        for pair in sorted({copy.pair for copy in copies}):
+            of_pair = [copy for copy in copies if copy.pair == pair]
+            if pair in taken:
+                self.give_back(of_pair)
+            else:
+                self._asked_again.discard(pair)
+                abstract, transfer = pair
+                name = STORAGE_CLASSES.get(abstract, abstract)
+                await self.hold(of_pair, f"{claim.device.title} does not take {name} as {transfer}")
+
+    def restore(self, state: DestinationState) -> None:
+        """Take over an outage from before the last stop; it is tried at once."""
+        self._kept = state
+        if state.down:
+            self.outage = Outage(state.since)
+            self.outage.reason, self.outage.failures = state.reason, state.failures
+
+    async def _keep(self) -> None:
+        """Write what changed of the outage, for those who ask, and for the next start."""
+        outage, clock = self.outage, self.means.clock
+        if outage is None:
+            state = DestinationState(self.title, down=False, since=clock.now(), next_probe=0.0, failures=0, reason="")
+        else:
+            next_probe = clock.now() + outage.next_probe - clock.monotonic()
+            state = DestinationState(
+                self.title, down=True, since=outage.since, next_probe=next_probe, failures=outage.failures,
+                reason=outage.reason,
+            )  # fmt: skip
+        self._kept = state
+        await self.means.ledger.run(lambda connection: deliveries.save_destination(connection, state))
+
+
+def _batch(copies: Sequence[DueCopy]) -> list[DueCopy]:
+    """Return the first of these, as many as one association has contexts for and not too many bytes; at least one."""
+    pairs: set[Pair] = set()
+    taken: list[DueCopy] = []
+    left = BATCH_BYTES
+    for copy in copies:
+        pairs.add(copy.pair)
+        if taken and (len(pairs) > MOST_CONTEXTS or copy.payload > left):
+            break
+        taken.append(copy)
+        left -= copy.payload
+    return taken

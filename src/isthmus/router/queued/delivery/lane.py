@@ -1,0 +1,196 @@
+"""A lane: one association at a time with one destination, filled with object after object.
+
+The result of an object becomes durable while the next one is being sent: the next one's last fragment is kept back
+until that is so. Whatever happens, the device has at most one object whose answer nobody remembers.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from isthmus.dicom.command import CommandSet
+from isthmus.dicom.pdv import Command
+from isthmus.envelope.records import ObjectMeta
+from isthmus.errors import IsthmusError, RemoteMisuse, SealBroken
+from isthmus.relay.titles import renamed
+from isthmus.router.live.session import Parties
+from isthmus.router.queued.delivery.destinations import Claim, Destination
+from isthmus.router.queued.delivery.judging import answered, held
+from isthmus.router.queued.delivery.reading import OpenedObject
+from isthmus.router.queued.delivery.senders import Sender
+from isthmus.router.queued.delivery.sending import Association, DeviceLost, DeviceRefused, Pair
+from isthmus.router.queued.ledger.deliveries import DueCopy, Outcome
+from isthmus.router.queued.ledger.records import DAMAGED
+from isthmus.router.queued.trouble import SpoolFailed
+
+_log = structlog.get_logger()
+
+LINGER_SECONDS: Final = 2.0
+"""How long a lane without work keeps its association, so that what arrives bit by bit needs no new one each time."""
+
+
+class Lane:
+    """Delivers until nothing is due, or the destination is in an outage."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        self._means = destination.means
+        self._association: Association | None = None
+        self._shown_as = ""
+        self._proposed: frozenset[Pair] = frozenset()
+
+    async def run(self) -> None:
+        """Deliver. Raises NoRoom or SpoolFailed if the ledger cannot be written: nothing more is sent then."""
+        destination = self._destination
+        try:
+            while not destination.stopping and destination.seconds_to_attempt <= 0:
+                claim = await destination.claim()
+                if claim is not None:
+                    await self._deliver(claim)
+                elif not await self._linger():
+                    break
+        except DeviceRefused as refused:
+            await destination.failed(refused)
+        finally:
+            await self._release()
+
+    async def _linger(self) -> bool:
+        """Keep the association for what comes soon; return whether to look again."""
+        if self._association is None or self._destination.stopping:
+            return False
+        return await self._destination.wait(LINGER_SECONDS)
+
+    async def _deliver(self, claim: Claim) -> None:
+        destination = self._destination
+        left = list(claim.copies)
+        try:
+            association = await self._associate(claim)
+            if association is None:
+                return
+            missing = [copy for copy in left if copy.pair not in association.agreed]
+            left = [copy for copy in left if copy.pair in association.agreed]
+            await self._send_all(association, claim.sender, left)
+            if missing:
+                await self._release()  # one association at a time
+                await destination.ask_again(claim, missing)
+        except DeviceLost as lost:
+            self._association = None
+            await destination.failed(lost)
+        except _Unreadable:
+            self._association = None
+        finally:
+            destination.give_back(claim.copies)
+
+    # -- the association -------------------------------------------------------------------------------------------
+
+    async def _associate(self, claim: Claim) -> Association | None:
+        """Return an association for the claim; None if the device does not take this caller."""
+        pairs = list(dict.fromkeys(copy.pair for copy in claim.copies))
+        sender = claim.sender
+        if self._association is not None and self._shown_as == sender.shown_as and self._proposed.issuperset(pairs):
+            return self._association
+        await self._release()
+        parties = Parties(sender.calling, claim.device.network_title, None, sender.far_router)
+        try:
+            self._association = await self._means.associate(claim.device, sender, pairs, parties)
+        except DeviceRefused as refused:
+            if not refused.caller:
+                raise
+            await self._destination.failed(refused, calling=sender.calling)
+            return None
+        self._shown_as, self._proposed = sender.shown_as, frozenset(pairs)
+        return self._association
+
+    async def _release(self) -> None:
+        association, self._association = self._association, None
+        if association is not None:
+            await association.release()
+
+    # -- object after object ---------------------------------------------------------------------------------------
+
+    async def _send_all(self, association: Association, sender: Sender, copies: Sequence[DueCopy]) -> None:
+        """Send these, each while the result of the one before becomes durable.
+
+        Raises DeviceLost, DeviceRefused if the device takes none, and _Unreadable if one could not be read to its end.
+        """
+        destination, spawn = self._destination, self._means.tasks.spawn
+        results: list[Outcome] = []
+        ahead: asyncio.Task[OpenedObject | Outcome] | None = None
+        try:
+            for number, copy in enumerate(copies):
+                opened = await (ahead or self._open(copy))
+                ahead = None
+                if number + 1 < len(copies):
+                    ahead = spawn(self._open(copies[number + 1]), name="read an object")
+                if isinstance(opened, Outcome):
+                    results.append(opened)
+                    continue
+                saved, results = results, []
+                results = [await self._send(association, sender, copy, opened, saved)]
+                await destination.answered(results[0])
+                if destination.stopping:
+                    break
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+            if results:
+                await destination.save(results, None)
+
+    async def _open(self, copy: DueCopy) -> OpenedObject | Outcome:
+        """Return the object, or that its copy is held."""
+        try:
+            return await self._means.source.open(copy)
+        except (SealBroken, SpoolFailed) as error:
+            return self._unreadable(copy, error)
+
+    async def _send(
+        self,
+        association: Association,
+        sender: Sender,
+        copy: DueCopy,
+        opened: OpenedObject,
+        saved: Sequence[Outcome],
+    ) -> Outcome:
+        """Send one object, recording `saved` meanwhile; return what the device said."""
+        destination = self._destination
+        noted = self._means.tasks.spawn(destination.save(saved, copy), name="record what became of an object")
+        try:
+            command = _command(opened.meta, sender)
+            response = await association.send(association.agreed[copy.pair], command, opened.pieces(), noted)
+        except DeviceLost as lost:
+            await noted
+            await destination.save([destination.lost(copy, lost)], None)
+            raise
+        except (SealBroken, SpoolFailed, RemoteMisuse) as error:
+            association.abort()
+            await noted  # if this is what failed, nothing is known of the object but that it was not sent
+            await destination.save([self._unreadable(copy, error)], None)
+            raise _Unreadable from error
+        return answered(copy, response, self._means.clock.now())
+
+    def _unreadable(self, copy: DueCopy, error: IsthmusError) -> Outcome:
+        _log.error("a queued object cannot be read", destination=self._destination.title, reason=str(error))
+        return held(copy, self._means.clock.now(), DAMAGED)
+
+
+class _Unreadable(IsthmusError):
+    """An association was ended since the rest of an object cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__("the rest of an object cannot be read")
+
+
+def _command(meta: ObjectMeta, sender: Sender) -> CommandSet:
+    """Return the command set to send: as it came, but for a title in it that the device knows otherwise.
+
+    Raises RemoteMisuse if it cannot be read, or has no Message ID.
+    """
+    raw = meta.command
+    if sender.titles is not None:
+        raw = renamed(Command(0, raw), sender.titles.to_device) or raw
+    command = CommandSet.parse(raw)
+    if command.message_id is None:
+        raise RemoteMisuse("a queued command set has no Message ID")
+    return command
