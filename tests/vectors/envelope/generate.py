@@ -10,12 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 
 from isthmus.contract.documents import DocumentKind
+from isthmus.contract.letters import LetterKind, ObjectKind
+from isthmus.contract.notices import unpack_fields
 from isthmus.envelope.certificates import endorse
 from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, Random
-from isthmus.envelope.keys import SessionKeys, StreamKey, request_key
+from isthmus.envelope.keys import SessionKeys, StreamKey, letter_key, request_key
+from isthmus.envelope.letters import FIRST_PREVIOUS, letter_hash, seal_letter
+from isthmus.envelope.mailboxes import envelope_blob_name, letter_name, new_prefix
 from isthmus.envelope.offers import Decision, make_offer, open_offer
 from isthmus.envelope.prekeys import PrekeyPair, seal
+from isthmus.envelope.records import ObjectMeta, RecordSealer, object_secret
 from isthmus.envelope.requests import sign_request
 from isthmus.envelope.segments import Sealer, SegmentType, blob_name, pack_final
 
@@ -243,6 +248,86 @@ def _records() -> Iterator[Table]:
     )
 
 
+def _queued() -> Iterator[Table]:
+    spool_secret = _chance("spool")(32)
+    for seed, (kind, payloads) in enumerate(
+        ((ObjectKind.STORE, (b"a data set ", b"in two parts")), (ObjectKind.COMMIT, ()))
+    ):
+        object_id = _chance(f"object {seed}")(16)
+        meta = ObjectMeta(
+            kind=kind,
+            calling="CT 1",
+            called="ARCHIVE",
+            association=_chance("association")(16),
+            command=b"command set",
+            sop_class="1.2.840.10008.5.1.4.1.1.2",
+            sop_instance=f"1.2.3.{seed}",
+            transfer_syntax="1.2.840.10008.1.2.1",
+            received=NOW,
+        )
+        secret = object_secret(spool_secret, object_id)
+        sealer = RecordSealer(object_id, secret, meta)
+        record = b"".join((sealer.begin(), *(sealer.data(payload) for payload in payloads), sealer.finish()))
+        yield (
+            "object",
+            {
+                "spool_secret": spool_secret,
+                "object_id": object_id,
+                "object_secret": secret,
+                "meta": meta.to_payload(),
+                "data_set": b"".join(payloads),
+                "record": record,
+            },
+        )
+    yield from _letters()
+
+
+def _letters() -> Iterator[Table]:
+    sender, receiver = Identity.generate(_chance("sender")), Identity.generate(_chance("receiver"))
+    pair = PrekeyPair.generate(_chance("letters"), NOW)
+    prefix, name_key = new_prefix(_chance("mailbox")), _chance("name key")(32)
+    previous = FIRST_PREVIOUS
+    for counter, kind in enumerate(LetterKind, start=1):
+        body, acked = b'{"unknown":"kept to the byte"}', 3 * (counter - 1)
+        letter = seal_letter(
+            sender,
+            kind=kind,
+            receiver=receiver.router_id,
+            counter=counter,
+            previous=previous,
+            acked=acked,
+            prekey=pair.published(),
+            body=body,
+            now=NOW,
+            random=_chance(f"letter {counter}"),
+        )
+        header = unpack_fields(letter, 3)[0]
+        secret = _chance(f"letter {counter}")(32)
+        yield (
+            "letter",
+            {
+                "sender_private": sender.private,
+                "receiver_private": receiver.private,
+                "prekey_export": pair.export(),
+                "prefix": prefix,
+                "name": letter_name(prefix, counter),
+                "kind": kind.value,
+                "counter": counter,
+                "previous": previous,
+                "acked": acked,
+                "body": body,
+                "secret": secret,
+                "letter_key": letter_key(header, secret),
+                "letter": letter,
+            },
+        )
+        yield (
+            "blob",
+            {"name_key": name_key, "index": counter - 1, "name": envelope_blob_name(name_key, counter - 1)},
+        )
+        previous = letter_hash(letter)
+
+
 def _flat(key: StreamKey) -> bytes:
     return key.key + key.commitment + key.name_key + key.base_nonce
 
@@ -253,4 +338,9 @@ if __name__ == "__main__":
     _write("offers.toml", "Whole sessions, from offer to keys (docs/protocol/offers.md).", _offers())
     _write("segments.toml", "Streams of segments (docs/protocol/segments.md).", _segments())
     _write("requests.toml", "Signed requests to the Bridge (docs/protocol/requests.md).", _requests())
+    _write(
+        "queued.toml",
+        "Records, letters and names of queued delivery (docs/protocol/queued.md). Bytes are hex.",
+        _queued(),
+    )
     _write("records.toml", "Signed documents and an endorsement (docs/protocol/records.md).", _records())

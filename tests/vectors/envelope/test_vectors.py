@@ -18,13 +18,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
 
 from isthmus.contract.documents import DocumentKind, SignedDocument
+from isthmus.contract.letters import LetterKind
 from isthmus.contract.notices import unpack_fields
 from isthmus.envelope.certificates import check_endorsement, endorse
 from isthmus.envelope.documents import open_document, sign_document
 from isthmus.envelope.identity import Identity, Random, RouterId
-from isthmus.envelope.keys import SessionKeys, StreamKey, request_key
+from isthmus.envelope.keys import SessionKeys, StreamKey, letter_key, request_key
+from isthmus.envelope.letters import letter_hash, open_letter, seal_letter
+from isthmus.envelope.mailboxes import envelope_blob_name, letter_name
 from isthmus.envelope.offers import Decision, OfferDraft, make_offer, open_offer
 from isthmus.envelope.prekeys import PrekeyPair
+from isthmus.envelope.records import ObjectMeta, RecordSealer, object_secret, open_record
 from isthmus.envelope.requests import parse_authorization, sign_request, verify_request
 from isthmus.envelope.segments import Opener, Sealer, SegmentType, blob_name, peek_sequence
 from isthmus.errors import SealBroken
@@ -32,7 +36,7 @@ from isthmus.errors import SealBroken
 HERE = Path(__file__).parent
 Row = dict[str, Any]
 _TEXT = {"router_id", "spoken", "calling", "called", "method", "target", "authorization", "kind", "name", "why"}
-_TEXT |= {"blob_name"}
+_TEXT |= {"blob_name", "prefix"}
 
 
 def _bytes_of_hex(row: Row) -> Row:
@@ -51,6 +55,7 @@ ROUTERS, PREKEYS = _load("router_ids.toml", "router"), _load("prekeys.toml", "pr
 SESSIONS, STREAMS = _load("offers.toml", "session"), _load("segments.toml", "stream")
 REQUESTS, DOCUMENTS = _load("requests.toml", "request"), _load("records.toml", "document")
 ENDORSEMENTS = _load("records.toml", "endorsement")
+OBJECTS, LETTERS, BLOBS = (_load("queued.toml", table) for table in ("object", "letter", "blob"))
 
 
 def _tape(*pieces: bytes) -> Random:
@@ -307,3 +312,105 @@ def test_endorsements(row: Row) -> None:
     assert endorse(signer, row["certificate_sha256"]) == row["signature"]
     check_endorsement(signer.public, row["certificate_sha256"], row["signature"])
     assert row["signature"] == _signature(row["signer_private"], b"isthmus/certificate/v1", row["certificate_sha256"])
+
+
+@pytest.mark.parametrize("row", OBJECTS)
+def test_records_as_the_product_seals_and_opens_them(row: Row) -> None:
+    secret = object_secret(row["spool_secret"], row["object_id"])
+    assert secret == row["object_secret"]
+    meta, payloads = open_record(row["record"], row["object_id"], secret)
+    content = list(payloads)
+    assert (meta.to_payload(), b"".join(content)) == (row["meta"], row["data_set"])
+    sealer = RecordSealer(row["object_id"], secret, ObjectMeta.parse(row["meta"]))
+    made = (sealer.begin(), *(sealer.data(payload) for payload in content), sealer.finish())
+    assert b"".join(made) == row["record"]
+
+
+@pytest.mark.parametrize("row", OBJECTS)
+def test_records_as_the_protocol_pages_have_them(row: Row) -> None:
+    secret = _expand(row["spool_secret"], b"isthmus/object/v1" + row["object_id"], 32)
+    assert secret == row["object_secret"]
+    material = _expand(secret, b"isthmus/stream/v1/object", 108)
+    key, commitment, base = material[:32], material[32:64], material[96:]
+    record = row["record"]
+    assert record[:20] == b"OBJ1" + row["object_id"]
+    place = 20
+    payloads: list[bytes] = []
+    types: list[int] = []
+    while place < len(record):
+        header, number = record[place : place + 16], len(payloads)
+        assert header[:1] + header[2:12] == b"\1\0\0" + number.to_bytes(8, "big")
+        place += 16
+        if number == 0:
+            assert record[place : place + 32] == commitment
+            place += 32
+        end = place + int.from_bytes(header[12:], "big") + 16
+        nonce = bytes(left ^ right for left, right in zip(base, number.to_bytes(12, "big"), strict=True))
+        payloads.append(AESGCM(key).decrypt(nonce, record[place:end], header))
+        types.append(header[1])
+        place = end
+    assert types == [1] * (len(types) - 1) + [2]
+    meta, *data, final = payloads
+    assert (meta, b"".join(data)) == (row["meta"], row["data_set"])
+    counts = len(meta + row["data_set"]).to_bytes(8, "big") + (len(data) + 1).to_bytes(8, "big")
+    assert final == counts + _sha256(row["data_set"])
+
+
+@pytest.mark.parametrize("row", LETTERS)
+def test_letters_as_the_product_seals_and_opens_them(row: Row) -> None:
+    sender, receiver = (Identity.from_private(row[f"{side}_private"]) for side in ("sender", "receiver"))
+    pair = PrekeyPair.load(row["prekey_export"])
+    made = seal_letter(
+        sender,
+        kind=LetterKind(row["kind"]),
+        receiver=receiver.router_id,
+        counter=row["counter"],
+        previous=row["previous"],
+        acked=row["acked"],
+        prekey=pair.published(),
+        body=row["body"],
+        now=pair.not_after,
+        random=_tape(row["secret"]),
+    )
+    header, old = unpack_fields(made, 3)[0], unpack_fields(row["letter"], 3)[0]
+    assert unpack_fields(header, 9)[:8] == unpack_fields(old, 9)[:8]  # all but the sealed secret
+    assert letter_key(old, row["secret"]) == row["letter_key"]
+    letter = open_letter(
+        row["letter"], sender_public=sender.public, own=receiver.router_id, prekeys={pair.prekey_id: pair}
+    )
+    letter.check_place(row["counter"], row["previous"])
+    assert (letter.kind, letter.acked, letter.body) == (row["kind"], row["acked"], row["body"])
+    assert letter_name(row["prefix"], row["counter"]) == row["name"]
+    assert [later["previous"] for later in LETTERS[row["counter"] :][:1]] in ([], [letter_hash(row["letter"])])
+
+
+@pytest.mark.parametrize("row", LETTERS)
+def test_letters_as_the_protocol_pages_have_them(row: Row) -> None:
+    sealed_bytes = 1120 + 32 + 16
+    header_bytes = int.from_bytes(row["letter"][:4], "big")
+    header = row["letter"][4 : 4 + header_bytes]
+    before, sealed = header[: -4 - sealed_bytes], header[-sealed_bytes:]
+    export = row["prekey_export"]
+    assert before == _fields(
+        b"isthmus/letter/v1",
+        row["kind"].encode(),
+        _router_id(_public(row["sender_private"])).encode(),
+        _router_id(_public(row["receiver_private"])).encode(),
+        row["counter"].to_bytes(8, "big"),
+        row["previous"],
+        row["acked"].to_bytes(8, "big"),
+        _sha256(b"isthmus/prekey-id/v1\0" + PrekeyPair.load(export).public)[:16],
+    )
+    assert _unseal(export[9:73], export[73:105], sealed, before) == row["secret"]
+    key = _expand(_extract(_sha256(header), row["secret"]), b"isthmus/letter-box/v1", 32)
+    assert key == row["letter_key"]
+    box = AESGCM(key).encrypt(bytes(12), row["body"], None)
+    signature = _signature(row["sender_private"], b"isthmus/letter/v1", header + _sha256(box))
+    assert row["letter"] == _fields(header, signature, box)
+    assert row["name"] == f"q/{row['prefix']}/{row['counter']:012}"
+
+
+@pytest.mark.parametrize("row", BLOBS)
+def test_names_of_an_envelopes_blobs(row: Row) -> None:
+    assert envelope_blob_name(row["name_key"], row["index"]) == row["name"]
+    assert row["name"] == "q/" + hmac.digest(row["name_key"], row["index"].to_bytes(8, "big"), "sha256").hex()[:40]
