@@ -180,7 +180,10 @@ async def test_a_rolled_back_statement_is_refused_and_told(tmp_path: Path) -> No
         assert here.bridge.asked == []
 
 
-async def test_a_grant_that_was_withdrawn_holds_however_the_bridge_hides_it(tmp_path: Path) -> None:
+async def test_a_grant_that_was_withdrawn_holds_however_the_bridge_hides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.router.live.opening.HEARD_SECONDS", 1.0)
     async with scene(tmp_path) as here:
         kept: list[SiteEntry] = []
 

@@ -94,7 +94,7 @@ async def test_a_grant_that_is_withdrawn_while_the_device_thinks_lets_nobody_in(
         request = await wire.pdu()
         await decide.wait()
         await wire.send(associate_ac(request))
-        await wire.ended()
+        assert await wire.pdu() == abort(2, 0)
 
     async with listening(thinking) as pacs, Network.running(tmp_path, options=IMPATIENT) as network:
         await network.pair(pacs)
