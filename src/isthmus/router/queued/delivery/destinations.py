@@ -136,7 +136,9 @@ class Destination:
             self.wake()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until woken, or so long; return whether it was woken since the last `wait`."""
+        """Wait until woken, or so long; return whether it was woken since the last `wait`. Not while stopping."""
+        if self.stopping:
+            return True
         try:
             async with asyncio.timeout(None if seconds == inf else max(seconds, 0.001)):
                 await self._wake.wait()
