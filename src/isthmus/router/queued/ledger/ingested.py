@@ -1,8 +1,9 @@
 """Bundles and objects as they enter the ledger, and as they leave it. Functions for `Ledger.run` and `Ledger.read`."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import chain
 from typing import Any, Final
 
 from isthmus.contract.letters import ObjectKind
@@ -25,28 +26,38 @@ _OBJECT: Final = (
 )
 
 
+_INTO_OBJECTS: Final = "INSERT OR IGNORE INTO objects VALUES "
+_INTO_COPIES: Final = (
+    "INSERT INTO copies (object_id, bundle_id, destination, site, calling, kind, since, study_id, state, reason,"
+    " envelope_id, envelope_index, flagged, priority) VALUES "
+)
+_TOGETHER: Final = 100
+_MOST_VALUES: Final = 30_000  # SQLite takes 32,766 in a statement
+
+
 def put_bundle(connection: sqlite3.Connection, bundle: BundleRow) -> None:
     """Add a bundle, or bring `size`, `objects` and `closed` of a known one up to date."""
     connection.execute(
         "INSERT INTO bundles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (bundle_id) DO UPDATE SET"
         " size = excluded.size, objects = excluded.objects, closed = excluded.closed",
-        astuple(bundle),
+        _values(bundle),
     )
 
 
-def add_object(connection: sqlite3.Connection, row: ObjectRow, copies: Iterable[NewCopy]) -> bool:
-    """Add an object and its copies; return False, and add nothing, if the object is there already."""
-    cursor = connection.execute(
-        "INSERT OR IGNORE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(row)
-    )
-    if cursor.rowcount != 1:
-        return False
-    connection.executemany(
-        "INSERT INTO copies (object_id, bundle_id, destination, site, calling, kind, since, study_id, state, reason,"
-        " envelope_id, envelope_index, flagged, priority) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [astuple(copy) for copy in copies],
-    )
-    return True
+def add_objects(connection: sqlite3.Connection, objects: Sequence[tuple[ObjectRow, Sequence[NewCopy]]]) -> None:
+    """Add objects and their copies; of an object that is there already nothing is added.
+
+    Many rows a statement: between two of them Python may give way to another thread for as long as that likes.
+    """
+    for start in range(0, len(objects), _TOGETHER):
+        some = objects[start : start + _TOGETHER]
+        added = _insert(connection, _INTO_OBJECTS, [_values(row) for row, _ in some])
+        if added == len(some):
+            _insert(connection, _INTO_COPIES, [_values(copy) for _, copies in some for copy in copies])
+            continue
+        known = _with_copies(connection, [row.object_id for row, _ in some])
+        rest = [_values(copy) for row, copies in some if row.object_id not in known for copy in copies]
+        _insert(connection, _INTO_COPIES, rest)
 
 
 def bundle(connection: sqlite3.Connection, bundle_id: int) -> BundleRow | None:
@@ -113,11 +124,35 @@ def hold_damaged_bundle(connection: sqlite3.Connection, bundle_id: int) -> int:
     ).rowcount
 
 
+def _values(row: BundleRow | ObjectRow | NewCopy) -> tuple[Any, ...]:
+    return tuple(getattr(row, field.name) for field in fields(row))
+
+
+def _insert(connection: sqlite3.Connection, into: str, rows: list[tuple[Any, ...]]) -> int:
+    """Insert rows and return how many were."""
+    if not rows:
+        return 0
+    most = _MOST_VALUES // len(rows[0])
+    inserted = 0
+    for start in range(0, len(rows), most):
+        some = rows[start : start + most]
+        values = ", ".join(["(" + ", ".join("?" * len(some[0])) + ")"] * len(some))
+        inserted += connection.execute(into + values, list(chain.from_iterable(some))).rowcount
+    return inserted
+
+
+def _with_copies(connection: sqlite3.Connection, object_ids: list[bytes]) -> set[bytes]:
+    marks = ", ".join("?" * len(object_ids))
+    sql = f"SELECT DISTINCT object_id FROM copies WHERE object_id IN ({marks})"  # noqa: S608 - marks are question marks
+    rows = connection.execute(sql, object_ids)
+    return {row[0] for row in rows}
+
+
 def _bundle(row: tuple[Any, ...]) -> BundleRow:
-    fields = [*row[:2], Direction(row[2]), *row[3:9], bool(row[9]), bool(row[10])]
-    return BundleRow(*fields)
+    values = [*row[:2], Direction(row[2]), *row[3:9], bool(row[9]), bool(row[10])]
+    return BundleRow(*values)
 
 
 def _object(row: tuple[Any, ...]) -> ObjectRow:
-    fields = [*row[:5], ObjectKind(row[5]), *row[6:]]
-    return ObjectRow(*fields)
+    values = [*row[:5], ObjectKind(row[5]), *row[6:]]
+    return ObjectRow(*values)

@@ -21,7 +21,8 @@ from isthmus.router.queued.spool.secrets import SpoolSecrets
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
 MOST_BEHIND: Final = 20_000  # objects without a row; with more no object is begun, so that memory stays flat
-_GATHER_SECONDS: Final = 0.05
+_GATHER_SECONDS: Final = 0.01
+_APART_SECONDS: Final = 0.1  # between commits, which share the disk with the objects that their senders wait for
 _AGAIN_SECONDS: Final = 1.0
 _MOST_TOGETHER: Final = 1_000
 HEAD_BYTES: Final = 64 * 1024
@@ -96,7 +97,7 @@ def bundle_row(header: BundleHeader, name: str, *, size: int, objects: int, clos
     )
 
 
-def add_stored(
+def rows_of(
     connection: sqlite3.Connection,
     stored: StoredObject,
     copies: Sequence[NewCopy],
@@ -105,8 +106,8 @@ def add_stored(
     secrets: SpoolSecrets,
     study: StudyHook | None,
     now: float,
-) -> None:
-    """Give an object and its copies their rows, unless it has them. `copies` need no `study_id`."""
+) -> tuple[ObjectRow, Sequence[NewCopy]]:
+    """Return the rows of an object and its copies, after its study got its own. `copies` need no `study_id`."""
     study_id = None
     if study is not None and stored.looked is not None:
         try:
@@ -133,7 +134,9 @@ def add_stored(
         received=meta.received,
         payload=stored.payload,
     )
-    ingested.add_object(connection, row, [_with_study(copy, study_id) for copy in copies])
+    if study_id is None:
+        return row, copies
+    return row, [dataclasses.replace(copy, study_id=study_id) for copy in copies]
 
 
 def route_copies(route: Route, stored: StoredObject, *, flagged: bool = False) -> list[NewCopy]:
@@ -199,10 +202,12 @@ class Indexer:
         """Index until cancelled. What fails is tried again: the objects are durable, and nobody waits for the rows."""
         self._loop = asyncio.get_running_loop()
         self._ring()
+        last = self._loop.time() - _APART_SECONDS
         while True:
             await self._wake.wait()
-            await asyncio.sleep(_GATHER_SECONDS)
+            await asyncio.sleep(max(_GATHER_SECONDS, last + _APART_SECONDS - self._loop.time()))
             self._wake.clear()
+            last = self._loop.time()
             try:
                 await self.flush()
             except (NoRoom, SpoolFailed) as error:
@@ -233,15 +238,12 @@ class Indexer:
     ) -> None:
         now = self._now()
         sizes: dict[BundleFile, tuple[int, int]] = {}
+        rows = []
         for file, item in stored:
-            add_stored(
-                connection,
-                item,
-                route_copies(file.route, item),
-                calling=file.route.calling,
-                secrets=self._secrets,
-                study=self.study,
-                now=now,
+            copies = route_copies(file.route, item)
+            calling = file.route.calling
+            rows.append(
+                rows_of(connection, item, copies, calling=calling, secrets=self._secrets, study=self.study, now=now)
             )
             sizes[file] = (item.position + item.length, item.ordinal)
         for file in closed:
@@ -249,6 +251,7 @@ class Indexer:
         for file, (size, objects) in sizes.items():
             row = bundle_row(file.header, file.name, size=size, objects=objects, closed=file in closed)
             ingested.put_bundle(connection, row)
+        ingested.add_objects(connection, rows)
 
     def _tell(self, stored: list[tuple[BundleFile, StoredObject]], closed: list[BundleFile]) -> None:
         if stored:
@@ -260,10 +263,6 @@ class Indexer:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the next start indexes the rest
                 self._loop.call_soon_threadsafe(self._wake.set)
-
-
-def _with_study(copy: NewCopy, study_id: int | None) -> NewCopy:
-    return copy if study_id is None else dataclasses.replace(copy, study_id=study_id)
 
 
 def _ignore(_: object) -> None:
