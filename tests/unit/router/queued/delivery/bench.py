@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,9 @@ from isthmus.router.queued.delivery.dispatcher import Dispatcher
 from isthmus.router.queued.delivery.reading import OpenedObject
 from isthmus.router.queued.delivery.senders import Sender
 from isthmus.router.queued.delivery.sending import DeviceLost, DeviceRefused, Pair
-from isthmus.router.queued.ledger import ingested
 from isthmus.router.queued.ledger.database import Ledger
 from isthmus.router.queued.ledger.deliveries import DueCopy, Outcome
-from isthmus.router.queued.ledger.records import BundleRow, CopyState, Direction, NewCopy, ObjectRow
+from isthmus.router.queued.ledger.records import CopyState, Direction
 from isthmus.router.routing.records import LocalDevice
 from isthmus.testing.dicom import CT_IMAGE_STORAGE, store_command
 from isthmus.testing.network import until
@@ -194,7 +194,9 @@ class Bench:
         bundle_id = next(self._bundles)
         numbers = [next(self._numbers) for _ in range(count)]
         now = self.home.clock.now()
-        objects, copies = [], []
+        source = None if local else self.far
+        objects: list[tuple[object, ...]] = []
+        copies: list[tuple[object, ...]] = []
         for index, number in enumerate(numbers):
             object_id = number.to_bytes(16, "big")
             self.objects.numbers[object_id] = number
@@ -202,27 +204,25 @@ class Bench:
                 self.objects.commands[object_id] = command
             abstract, transfer = pair if pairs is None else pairs(index)
             objects.append(
-                ObjectRow(
-                    object_id, bundle_id, index * 100, 100, bytes(32), kind, calling, destination, bytes(16),
-                    abstract, transfer, bytes(16), None, now, payload,
-                )
+                (object_id, bundle_id, index * 100, 100, bytes(32), kind, calling, destination, bytes(16), abstract,
+                 transfer, bytes(16), None, now, payload)
             )  # fmt: skip
-            envelope = None if local else bundle_id.to_bytes(16, "big")
-            copies.append(
-                NewCopy(
-                    object_id, bundle_id, destination, None, calling, kind, now,
-                    envelope_id=envelope, envelope_index=None if local else index, priority=priority,
-                )
-            )  # fmt: skip
-        row = BundleRow(
-            bundle_id, f"bundle{bundle_id}", Direction.OUT if local else Direction.IN, calling, destination,
-            None if local else self.far, 100 * count, count, now, closed=True, gone=False,
-        )  # fmt: skip
+            envelope = (None, None) if local else (bundle_id.to_bytes(16, "big"), index)
+            copies.append((object_id, bundle_id, destination, calling, kind, "waiting", now, priority, *envelope))
+        direction = Direction.OUT if local else Direction.IN
 
-        def put(connection: Any) -> None:
-            ingested.put_bundle(connection, row)
-            for one, copy in zip(objects, copies, strict=True):
-                ingested.add_object(connection, one, [copy])
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO bundles (bundle_id, name, direction, calling, called, far_router, size, objects, opened,"
+                " closed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+                (bundle_id, f"bundle{bundle_id}", direction, calling, destination, source, 100 * count, count, now),
+            )
+            connection.executemany(f"INSERT INTO objects VALUES ({', '.join('?' * 15)})", objects)
+            connection.executemany(
+                "INSERT INTO copies (object_id, bundle_id, destination, calling, kind, state, since, priority,"
+                " envelope_id, envelope_index) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                copies,
+            )
 
         await self.ledger.run(put)
         return numbers
