@@ -66,4 +66,8 @@ STEPS: Final[tuple[str, ...]] = (
     CREATE INDEX copies_to_send ON copies (site, priority DESC, bundle_id)
         WHERE state = 'waiting' AND site IS NOT NULL AND envelope_id IS NULL;
     """,
+    """
+    CREATE INDEX studies_by_end ON studies (erase_after, last);
+    CREATE INDEX studies_by_last ON studies (last);
+    """,
 )

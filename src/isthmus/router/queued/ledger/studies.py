@@ -19,6 +19,7 @@ _log = structlog.get_logger()
 KEPT_SECONDS: Final = 7 * DAY
 """How long after its last delivery a study can still be looked up."""
 
+_SAME_SECONDS: Final = 2.0  # the time of a study's newest object is kept no more exactly: it is written less often
 _EVERY_SECONDS: Final = 60.0
 _BREATH_SECONDS: Final = 0.05
 
@@ -49,7 +50,11 @@ def record_study(connection: sqlite3.Connection, sealer: StudySealer, fields: St
     mac = sealer.mac(fields.study_uid)
     found = connection.execute("SELECT study_id FROM studies WHERE study_mac = ?", (mac,)).fetchone()
     if found is not None:
-        connection.execute("UPDATE studies SET last = ?, erase_after = NULL WHERE study_id = ?", (now, found[0]))
+        connection.execute(
+            "UPDATE studies SET last = ?1, erase_after = NULL"
+            " WHERE study_id = ?2 AND (last < ?1 - ?3 OR erase_after IS NOT NULL)",
+            (now, found[0], _SAME_SECONDS),
+        )
         return int(found[0])
     study_id = connection.execute(
         "INSERT INTO studies (study_mac, sealed, first, last) VALUES (?, ?, ?, ?)",
@@ -85,12 +90,13 @@ def by_mac(connection: sqlite3.Connection, prefix: str) -> list[int]:
     return [row[0] for row in rows]
 
 
-def settle(connection: sqlite3.Connection, now: float) -> int:
-    """Give a date of erasure to each study of which no copy is under way any more; return to how many."""
+def settle(connection: sqlite3.Connection, now: float, *, most: int) -> int:
+    """Give a date of erasure to up to `most` studies of which no copy is under way any more; return to how many."""
     return connection.execute(
-        "UPDATE studies SET erase_after = ? WHERE erase_after IS NULL AND NOT EXISTS"
-        " (SELECT 1 FROM copies WHERE copies.study_id = studies.study_id AND state NOT IN ('delivered', 'cancelled'))",
-        (now + KEPT_SECONDS,),
+        "UPDATE studies SET erase_after = ? WHERE study_id IN"
+        " (SELECT study_id FROM studies AS s WHERE erase_after IS NULL AND NOT EXISTS (SELECT 1 FROM copies"
+        " WHERE copies.study_id = s.study_id AND state NOT IN ('delivered', 'cancelled')) LIMIT ?)",
+        (now + KEPT_SECONDS, most),
     ).rowcount
 
 
@@ -149,7 +155,7 @@ async def keep_erasing(ledger: Ledger, clock: Clock, pause: Callable[[float], Aw
 
 
 async def _erase_all(ledger: Ledger, now: float, pause: Callable[[float], Awaitable[None]]) -> None:
-    await ledger.run(lambda connection: settle(connection, now))
+    await ledger.run(lambda connection: settle(connection, now, most=500))
     while await ledger.run(lambda connection: forget(connection, now - KEPT_SECONDS, most=4)):
         await pause(_BREATH_SECONDS)
     while await ledger.run(lambda connection: erase(connection, now, most=20)):
