@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,12 @@ from isthmus.kit.files import make_private_folder
 from isthmus.kit.tasks import Tasks
 from isthmus.router.queued.ledger import ingested
 from isthmus.router.queued.ledger.database import Ledger
+from isthmus.router.queued.ledger.records import BundleRow, CopyState, NewCopy
 from isthmus.router.queued.spool import header as headers
 from isthmus.router.queued.spool.files import BundleFile
 from isthmus.router.queued.spool.header import BundleHeader, Destination, Inbound, Route
 from isthmus.router.queued.spool.inbound import InboundBundle
-from isthmus.router.queued.spool.indexing import MOST_BEHIND, Indexer, StoredObject, StudyHook, look
+from isthmus.router.queued.spool.indexing import MOST_BEHIND, Indexer, StoredObject, StudyHook, look, rows_of
 from isthmus.router.queued.spool.reading import BundleReader
 from isthmus.router.queued.spool.room import Room
 from isthmus.router.queued.spool.secrets import SpoolSecrets
@@ -168,11 +170,13 @@ class Spool:
         if row.gone:
             return True
         try:
-            await asyncio.to_thread(self.path(row.name).unlink, missing_ok=True)
+            await asyncio.to_thread(self.path(row.name).unlink)
+            self.room.add(-row.size)
+        except FileNotFoundError:  # deleted just before a crash
+            pass
         except OSError as error:  # the next start tries again
             _log.warning("a bundle could not be deleted", bundle=row.name, error=error.strerror)
             return False
-        self.room.add(-row.size)
         self.doubtful.discard(bundle_id)
         await self.ledger.run(lambda connection: ingested.mark_gone(connection, bundle_id))
         return True
@@ -191,6 +195,67 @@ class Spool:
             return await asyncio.to_thread(
                 InboundBundle.open, self.path(name), header, self.secrets, self.room, self.look
             )
+
+    def add_objects(
+        self,
+        connection: sqlite3.Connection,
+        calling: str,
+        stored: Sequence[StoredObject],
+        copies: Sequence[Sequence[NewCopy]],
+    ) -> None:
+        """Give objects and their copies rows, unless they have them; their studies too. On the ledger's thread."""
+        rows = [
+            rows_of(
+                connection,
+                item,
+                of_item,
+                calling=calling,
+                secrets=self.secrets,
+                study=self.indexer.study,
+                now=self.clock.now(),
+            )
+            for item, of_item in zip(stored, copies, strict=True)
+        ]
+        ingested.add_objects(connection, rows)
+
+    def register_inbound(
+        self,
+        connection: sqlite3.Connection,
+        bundle: BundleRow,
+        stored: Sequence[StoredObject],
+        manifest: Manifest,
+        *,
+        state: CopyState = CopyState.WAITING,
+        reason: str = "",
+        flagged: bool = False,
+    ) -> bool:
+        """Put what `InboundBundle.commit` returned into the ledger, with a copy each for the manifest's device.
+
+        Returns False, and does nothing, if the bundle is there already. On the ledger's thread.
+        """
+        if ingested.bundle_named(connection, bundle.name) is not None:
+            return False
+        now = self.clock.now()
+        copies = [
+            NewCopy(
+                object_id=item.object_id,
+                bundle_id=bundle.bundle_id,
+                destination=manifest.called,
+                site=None,
+                calling=manifest.calling,
+                kind=item.meta.kind,
+                since=now,
+                state=state,
+                reason=reason,
+                envelope_id=manifest.envelope_id,
+                envelope_index=item.ordinal - 1,
+                flagged=flagged,
+            )
+            for item in stored
+        ]
+        ingested.put_bundle(connection, bundle)
+        self.add_objects(connection, manifest.calling, stored, [[copy] for copy in copies])
+        return True
 
     # -- kept in the ledger
 

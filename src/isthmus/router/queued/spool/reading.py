@@ -62,11 +62,13 @@ class BundleReader:
     """A bundle's file, open for reading.
 
     Attributes:
+        name: of the file.
         header: where its objects come from and go to.
         start: where its first record starts.
     """
 
-    def __init__(self, file: BinaryIO, header: BundleHeader, start: int, secrets: SpoolSecrets) -> None:
+    def __init__(self, file: BinaryIO, name: str, header: BundleHeader, start: int, secrets: SpoolSecrets) -> None:
+        self.name: Final = name
         self.header: Final = header
         self.start: Final = start
         self._file = file
@@ -87,7 +89,7 @@ class BundleReader:
         except BaseException:
             file.close()
             raise
-        return cls(file, *found, secrets)
+        return cls(file, path.name, *found, secrets)
 
     @property
     def size(self) -> int:

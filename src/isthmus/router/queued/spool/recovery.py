@@ -1,0 +1,295 @@
+"""What is done at a start: the ledger is completed from the bundles, and what cannot be trusted is not sent.
+
+Sealed bytes in the bundles are the truth; the ledger lags behind by what became durable in its last tenth of a second,
+or by everything, if it was lost.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from isthmus.envelope.records import RecordSpan, walk
+from isthmus.errors import SealBroken
+from isthmus.router.queued.ledger import ingested
+from isthmus.router.queued.ledger.records import BundleRow, Direction, ObjectRow
+from isthmus.router.queued.spool.bundles import Spool
+from isthmus.router.queued.spool.header import BundleHeader, Inbound, Route
+from isthmus.router.queued.spool.inbound import InboundBundle
+from isthmus.router.queued.spool.indexing import StoredObject, bundle_row, route_copies
+from isthmus.router.queued.spool.reading import BundleReader, verify_record
+from isthmus.router.queued.trouble import SpoolFailed, from_os
+
+_NAME: Final = re.compile(r"[0-9a-f]{32}")
+_PAGE: Final = 500
+_TOGETHER: Final = 500
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a start found.
+
+    Attributes:
+        objects: durable objects that had no row and have one now.
+        cut: bytes behind the last whole record of a bundle, cut off.
+        dropped: files that never became bundles.
+        damaged: bundles put aside or held, because their header does not verify or their file is missing.
+        unfinished: names of inbound bundles that were being fetched; `Spool.receive` goes on with them.
+    """
+
+    objects: int = 0
+    cut: int = 0
+    dropped: int = 0
+    damaged: int = 0
+    unfinished: list[str] = field(default_factory=list)
+
+
+async def recover(spool: Spool, *, rebuild: bool = False) -> Recovered:
+    """Bring ledger and bundles together; before `Spool.running`.
+
+    `rebuild`: the ledger was lost and is made anew. All copies are then flagged, since they may be with their devices
+    already, and envelopes of other sites that are whole count as received. Raises NoRoom or SpoolFailed if the ledger
+    or the disk does not do its part.
+    """
+    found = Recovered()
+    try:
+        names = await asyncio.to_thread(_names, spool)
+        spool.start_after(await spool.ledger.read(ingested.highest_bundle))
+        for name in names:
+            await _one_file(spool, name, found, rebuild=rebuild)
+        await _missing_files(spool, set(names), found)
+    except OSError as error:
+        raise from_os(error, "looking through the spool") from error
+    if found.objects or found.cut or found.damaged:
+        _log.info("spool recovered", objects=found.objects, bytes_cut=found.cut, damaged=found.damaged)
+    return found
+
+
+async def verify_doubtful(spool: Spool) -> int:
+    """Verify every bundle that was there at the start, one after another; return how many objects were damaged.
+
+    It rests as long as it works, so that it takes at most half a core and half the disk.
+    """
+    damaged = 0
+    for bundle_id in sorted(spool.doubtful):
+        if bundle_id in spool.doubtful:
+            began = spool.clock.monotonic()
+            damaged += await verify(spool, bundle_id)
+            await asyncio.sleep(spool.clock.monotonic() - began)
+    return damaged
+
+
+async def verify(spool: Spool, bundle_id: int) -> int:
+    """Read a bundle and hold the copies of what does not verify; return how many objects that were.
+
+    Harmless for a bundle that is gone. Raises NoRoom or SpoolFailed if the ledger cannot keep the outcome.
+    """
+
+    def rows(connection: sqlite3.Connection) -> tuple[BundleRow | None, list[ObjectRow]]:
+        return ingested.bundle(connection, bundle_id), ingested.objects_of(connection, bundle_id)
+
+    row, objects = await spool.ledger.read(rows)
+    bad: list[bytes] = []
+    if row is not None and not row.gone:
+        bad = await asyncio.to_thread(_damaged_objects, spool, row, objects)
+    if bad:
+        _log.error("objects are damaged in the spool, and held", bundle_id=bundle_id, objects=len(bad))
+        await spool.ledger.run(lambda connection: ingested.hold_damaged(connection, bad))
+    spool.doubtful.discard(bundle_id)
+    return len(bad)
+
+
+def _names(spool: Spool) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(spool.folder) if _NAME.fullmatch(entry.name))
+
+
+async def _one_file(spool: Spool, name: str, found: Recovered, *, rebuild: bool) -> None:
+    row = await spool.ledger.read(lambda connection: ingested.bundle_named(connection, name))
+    path = spool.path(name)
+    if row is not None and row.gone:
+        path.unlink()
+        return
+    size = path.stat().st_size
+    spool.room.add(size)
+    if row is not None and row.closed:
+        spool.doubtful.add(row.bundle_id)
+        if row.direction is Direction.OUT and size > row.size:
+            await _cut(spool, name, size, row.size, found)
+        return
+    try:
+        reader = await asyncio.to_thread(BundleReader.open, path, spool.secrets)
+    except (SealBroken, SpoolFailed) as error:
+        await _without_header(spool, name, row, found, never_durable=isinstance(error, SpoolFailed))
+        return
+    try:
+        spool.start_after(reader.header.bundle_id)
+        if isinstance(reader.header.content, Route):
+            await _outbound(spool, reader, reader.header.content, name, row, found, rebuild=rebuild)
+        elif not (rebuild and await _whole_inbound(spool, reader, reader.header.content, found)):
+            found.unfinished.append(name)
+    finally:
+        reader.close()
+
+
+async def _without_header(
+    spool: Spool, name: str, row: BundleRow | None, found: Recovered, *, never_durable: bool
+) -> None:
+    """Drop a file that never became a bundle; hold what was in one that did."""
+    path = spool.path(name)
+    if row is None and never_durable:
+        await _drop(spool, name, found)
+        return
+    found.damaged += 1
+    if row is None:  # not ours, or badly damaged: a person may want it, and it is in nobody's way
+        _log.error("a bundle cannot be read and is put aside", bundle=name)
+        path.rename(path.with_suffix(".damaged"))
+    else:  # an outbound one that was not closed: where the rest of it was to go, nobody knows any more
+        _log.error("a bundle is damaged, and what is in it held", bundle=name)
+        await _hold(spool, row.bundle_id)
+
+
+async def _outbound(
+    spool: Spool,
+    reader: BundleReader,
+    route: Route,
+    name: str,
+    row: BundleRow | None,
+    found: Recovered,
+    *,
+    rebuild: bool,
+) -> None:
+    """Index what lies beyond what the ledger has of a bundle, cut the rest off, and close it."""
+    end, count = (row.size, row.objects) if row is not None else (reader.start, 0)
+    if count:
+        spool.doubtful.add(reader.header.bundle_id)
+    spans = walk(reader.file, end)
+    while some := await asyncio.to_thread(lambda: list(islice(spans, _TOGETHER))):
+        stored = await asyncio.to_thread(_verified, spool, reader, some, count)
+        if stored:
+            await _index_outbound(spool, reader.header, route, name, stored, flagged=rebuild)
+            end, count = stored[-1].position + stored[-1].length, stored[-1].ordinal
+            found.objects += len(stored)
+    if (size := reader.size) > end:
+        await _cut(spool, name, size, end, found)
+    if count:
+        closed = bundle_row(reader.header, name, size=end, objects=count, closed=True)
+        await spool.ledger.run(lambda connection: ingested.put_bundle(connection, closed))
+    else:
+        await _drop(spool, name, found)
+
+
+async def _cut(spool: Spool, name: str, size: int, end: int, found: Recovered) -> None:
+    await asyncio.to_thread(os.truncate, spool.path(name), end)
+    spool.room.add(end - size)
+    found.cut += size - end
+
+
+def _verified(spool: Spool, reader: BundleReader, spans: Sequence[RecordSpan], count: int) -> list[StoredObject]:
+    """Return those of the records that verify, of which the first is the one after `count`.
+
+    One that does not is passed over if it stands before one that does: it was whole once, and is damaged.
+    """
+    stored: list[StoredObject] = []
+    for span in spans:
+        secret = reader.secret(span.object_id)
+        assert secret is not None  # that of an outbound object is derived
+        try:
+            record = verify_record(reader.file, span, secret)
+        except SealBroken:
+            _log.error("a record does not verify", bundle_id=reader.header.bundle_id, position=span.offset)
+            continue
+        looked = spool.look(record.meta, record.head)
+        stored.append(record.stored(reader.header.bundle_id, count + len(stored) + 1, looked))
+    return stored
+
+
+def _damaged_objects(spool: Spool, row: BundleRow, objects: Sequence[ObjectRow]) -> list[bytes]:
+    try:
+        reader = BundleReader.open(spool.path(row.name), spool.secrets)
+    except (OSError, SealBroken, SpoolFailed):
+        return [item.object_id for item in objects]
+    bad = []
+    with contextlib.closing(reader):
+        for item in objects:
+            secret = reader.secret(item.object_id)
+            try:
+                if secret is None:
+                    raise SealBroken("there is no secret for this object")
+                record = verify_record(reader.file, RecordSpan(item.object_id, item.position, item.length), secret)
+                if record.digest != item.digest:
+                    raise SealBroken("the data set is another one")
+            except (OSError, SealBroken):
+                bad.append(item.object_id)
+    return bad
+
+
+async def _missing_files(spool: Spool, names: set[str], found: Recovered) -> None:
+    """Find bundles without a file: gone, if nobody needs them any more, else damaged."""
+    after = 0
+    while rows := await _page(spool, after):
+        after = rows[-1].bundle_id
+        for row in rows:
+            if row.name in names:
+                await spool.release(row.bundle_id)
+                continue
+            if not await spool.release(row.bundle_id):
+                _log.error("a bundle is missing, and what was in it held", bundle=row.name)
+                await _hold(spool, row.bundle_id)
+                found.damaged += 1
+
+
+async def _page(spool: Spool, after: int) -> list[BundleRow]:
+    return await spool.ledger.read(lambda connection: ingested.bundles_there(connection, after=after, most=_PAGE))
+
+
+async def _hold(spool: Spool, bundle_id: int) -> None:
+    await spool.ledger.run(lambda connection: ingested.hold_damaged_bundle(connection, bundle_id))
+
+
+async def _drop(spool: Spool, name: str, found: Recovered) -> None:
+    path = spool.path(name)
+    spool.room.add(-path.stat().st_size)
+    path.unlink()
+    found.dropped += 1
+
+
+async def _index_outbound(
+    spool: Spool, header: BundleHeader, route: Route, name: str, stored: Sequence[StoredObject], *, flagged: bool
+) -> None:
+    last = stored[-1]
+    bundle = bundle_row(header, name, size=last.position + last.length, objects=last.ordinal, closed=False)
+
+    def write(connection: sqlite3.Connection) -> None:
+        ingested.put_bundle(connection, bundle)
+        spool.add_objects(
+            connection, route.calling, stored, [route_copies(route, item, flagged=flagged) for item in stored]
+        )
+
+    await spool.ledger.run(write)
+
+
+async def _whole_inbound(spool: Spool, reader: BundleReader, content: Inbound, found: Recovered) -> bool:
+    """Take an envelope into the ledger if every byte of it is there; return whether it is."""
+    bundle = await asyncio.to_thread(
+        InboundBundle.open, spool.path(reader.name), reader.header, spool.secrets, spool.room, spool.look
+    )
+    try:
+        row, stored = await bundle.commit()
+    except SealBroken:
+        return False
+    finally:
+        bundle.close()
+    await spool.ledger.run(
+        lambda connection: spool.register_inbound(connection, row, stored, content.manifest, flagged=True)
+    )
+    found.objects += len(stored)
+    return True
