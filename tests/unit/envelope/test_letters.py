@@ -307,6 +307,14 @@ def test_what_is_no_letter_is_refused(raw: bytes) -> None:
         peek_letter(raw)
 
 
+def test_bounds_are_looked_at_before_anything_within_them() -> None:
+    header, signature, _ = unpack_fields(LETTER, 3)
+    with pytest.raises(SealBroken, match="too long"):
+        peek_letter(pack_fields((header, signature, bytes(MAX_LETTER_BYTES))))
+    with pytest.raises(SealBroken, match="a part of a letter"):
+        peek_letter(_rewrite(LETTER, kind=bytes(MAX_HEADER_BYTES)))
+
+
 def test_the_longest_body_fits_and_one_byte_more_is_not_sealed() -> None:
     raw = _seal(body=bytes(MAX_BODY_BYTES))
     assert len(raw) <= MAX_LETTER_BYTES
