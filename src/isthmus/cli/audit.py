@@ -23,6 +23,7 @@ def audit(*, limit: Limit = 100, data: Data = None, as_json: AsJson = False) -> 
         "called": "CALLED",
         "site": "SITE",
         "services": "FOR",
+        "mode": "MODE",
         "outcome": "OUTCOME",
         "bytes_out": "OUT",
         "bytes_in": "IN",

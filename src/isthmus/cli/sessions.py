@@ -21,6 +21,7 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
         "site": "SITE",
         "direction": "WAY",
         "state": "STATE",
+        "mode": "MODE",
         "services": "FOR",
         "out": "OUT",
         "in": "IN",

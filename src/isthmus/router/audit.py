@@ -39,7 +39,10 @@ class AuditEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One row. `at` in Unix seconds, `session` the hexadecimal session id, if there is one."""
+    """One row. `at` in Unix seconds, `session` the hexadecimal session id, if there is one.
+
+    `mode` is how an association's objects go on: "live" or "queued"; empty in other rows.
+    """
 
     at: float
     what: AuditEvent
@@ -53,6 +56,7 @@ class AuditRow:
     bytes_in: int = 0
     seconds: float = 0.0
     session: str = ""
+    mode: str = ""
 
 
 class Parties(Protocol):
@@ -95,6 +99,11 @@ class Relayed(Protocol):
     @property
     def services(self) -> Sequence[str]:
         """Names of the services it uses."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """How what it carries goes on."""
         ...
 
     @property
@@ -177,7 +186,7 @@ class Audit:
         with self._store.transaction() as connection:
             found = connection.execute(
                 "SELECT time, event, actor, calling, called, site, services, outcome, bytes_out, bytes_in, seconds,"
-                " session FROM audit ORDER BY audit_id DESC LIMIT ?",
+                " session, mode FROM audit ORDER BY audit_id DESC LIMIT ?",
                 (limit,),
             ).fetchall()
         return [AuditRow(row[0], AuditEvent(row[1]), *row[2:]) for row in found]
@@ -220,7 +229,7 @@ class Audit:
         with self._store.transaction() as connection:
             connection.executemany(
                 "INSERT INTO audit (time, event, actor, calling, called, site, services, outcome, bytes_out, bytes_in,"
-                " seconds, session) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " seconds, session, mode) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [tuple(_tidy(value) for value in dataclasses.astuple(row)) for row in rows],
             )
 
@@ -238,6 +247,7 @@ class Audit:
             bytes_in=session.bytes_in,
             seconds=max(0.0, round(now - session.started, 3)),
             session=session.session_id.hex(),
+            mode=session.mode,
         )
 
 

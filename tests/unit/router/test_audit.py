@@ -24,6 +24,7 @@ class Association:
     parties: Pair | None
     started: float
     services: tuple[str, ...] = ("store", "echo")
+    mode: str = "live"
     bytes_out: int = 1000
     bytes_in: int = 20
 
@@ -100,6 +101,7 @@ def test_a_row_holds_nothing_but_what_it_is_meant_to(home: Any) -> None:
         "bytes_in",
         "seconds",
         "session",
+        "mode",
     }
 
 

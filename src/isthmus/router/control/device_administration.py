@@ -212,6 +212,8 @@ class DeviceAdministration:
             wanted == self._directory.fold(alias.shown_as) for alias in self._directory.aliases
         ):
             return "an alias already"
+        if any(wanted == self._directory.fold(group.title) for group in self._directory.groups):
+            return "a group already"
         return ""
 
     def _notes_on_device(self, device: LocalDevice) -> list[str]:

@@ -64,6 +64,7 @@ class LiveOperations:
                     "services": list(session.services),
                     "started": session.started,
                     "state": "established",
+                    "mode": session.mode,
                     "age": round(age, 1),
                     "bytes_out": session.bytes_out,
                     "bytes_in": session.bytes_in,

@@ -26,7 +26,7 @@ from isthmus.router.live.hollow import HollowSession
 from isthmus.router.live.registry import FIRST_CREDIT, Live, refusal
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.live.translation import put_back, retitled, titles_for
-from isthmus.router.routing.records import Admission
+from isthmus.router.routing.records import Admission, DeliveryMode
 
 _log = structlog.get_logger()
 
@@ -120,7 +120,7 @@ class Answering:
         try:
             if not await asyncio.to_thread(directory.remember_offer, opened.session_id, opened.forget_after):
                 raise SealBroken("an offer was repeated")
-            return directory.admit(opened.initiator, opened.calling, opened.called)
+            return directory.admit(opened.initiator, opened.calling, opened.called, mode=DeliveryMode.LIVE)
         except sqlite3.Error as error:
             raise refusal(
                 f"the tables of this Router cannot be written: {error}",

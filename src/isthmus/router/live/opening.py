@@ -6,7 +6,7 @@ lacks and the command that would mend it.
 
 import asyncio
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -37,11 +37,23 @@ ASK_AGAIN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
 WITHDRAW_AGAIN_SECONDS: Final = (0.25, 0.5, 0.0)
 
 
-class Opening:
-    """Sets up what local devices ask for."""
+class Queued(Protocol):
+    """Takes associations whose objects are queued, instead of relaying them."""
 
-    def __init__(self, live: Live) -> None:
+    async def open(self, session: Session, request: AssociateRequest, caller: LocalDevice, called: AETitle) -> bool:
+        """Accept the association, all set up when this returns; False if it is to be relayed.
+
+        Raises AssociationRefused if it can be neither.
+        """
+        ...
+
+
+class Opening:
+    """Sets up what local devices ask for; `queued` may take it, else it is relayed."""
+
+    def __init__(self, live: Live, queued: Queued | None = None) -> None:
         self._live = live
+        self._queued = queued
 
     def asked(self, session: Session, command: Asked) -> None:
         """Begin; the device hears when it is decided."""
@@ -76,6 +88,8 @@ class Opening:
         caller = core.directory.identify(request.calling, session.address, request.called, over_tls=session.over_tls)
         live.demand_room(session)
         called, originator = self._meant(caller, request.called)
+        if self._queued is not None and await self._queued.open(session, request, caller, called):
+            return
         target, parent = self._resolve(caller, called)
         if isinstance(target, LocalDevice):
             await self._open_locally(session, request, caller, target)

@@ -17,6 +17,7 @@ from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver, StreamOptions
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
 from isthmus.contract.rest import SessionCount, SessionEnd
+from isthmus.dicom.associate import AssociateAccept, AssociateRequest
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.keys import SessionKeys
 from isthmus.envelope.prekeys import PrekeyPair
@@ -32,6 +33,8 @@ from isthmus.router.live.forgotten import Forgotten
 from isthmus.router.live.session import Session
 from isthmus.router.metrics import Metrics
 from isthmus.router.routing.directory import Directory
+from isthmus.router.routing.records import LocalDevice
+from isthmus.router.routing.records import DeliveryMode
 
 _log = structlog.get_logger()
 
@@ -122,6 +125,7 @@ class Live:
         self._opener: Opener | None = None
         self._answerer: Answerer | None = None
         self._on_answer: dict[Session, Callable[[Answered], None]] = {}
+        self._accepted: list[Callable[[LocalDevice, AssociateRequest, AssociateAccept], None]] = []
         self._forgotten = Forgotten()
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self.idle = asyncio.Event()
@@ -134,6 +138,15 @@ class Live:
         """Name who sets sessions up: for local callers, and for offers of other sites."""
         self._opener = opener
         self._answerer = answerer
+
+    def when_accepted(self, listener: Callable[[LocalDevice, AssociateRequest, AssociateAccept], None]) -> None:
+        """Have `listener` told of each association that a device of ours, called by this Router, accepted."""
+        self._accepted.append(listener)
+
+    def accepted(self, device: LocalDevice, request: AssociateRequest, accept: AssociateAccept) -> None:
+        """A device of ours accepted an association: with what was asked, and its answer."""
+        for listener in self._accepted:
+            listener(device, request, accept)
 
     # -- notices ---------------------------------------------------------------------------------------------------
 
@@ -282,6 +295,8 @@ class Live:
     def way_back(self, session: Session, wanted: ReturnWanted) -> None:
         """A C-MOVE or N-ACTION went through: let the associations in that it causes."""
         parties = session.parties
+        if session.mode is DeliveryMode.QUEUED:
+            return  # nothing is asked of a device yet
         if wanted.way is Way.STORE:
             session.moves_to = wanted.title
         if parties is None or parties.far_site is None or not session.return_ok:
@@ -316,6 +331,21 @@ class Live:
             and session.moves_to is not None
         ]
 
+    def is_moving(self, archive: AETitle, destination: AETitle) -> bool:
+        """Return whether a C-MOVE that is relayed to this archive of ours names `destination`, a title as it calls it.
+
+        Whoever asked counts what arrives, so that the sub-operations must reach the destination itself.
+        """
+        directory = self.core.directory
+        wanted = directory.fold(directory.title_of(destination))
+        return any(
+            session.moves_to is not None
+            and session.parties is not None
+            and session.parties.called == archive
+            and directory.fold(directory.title_of(session.moves_to)) == wanted
+            for session in self.sessions.values()
+        )
+
     def expected_return(self, calling: AETitle, called: AETitle) -> ExpectedReturn | None:
         """Return the session that vouches for `calling` of ours to reach `called` elsewhere, if one does.
 
@@ -345,7 +375,7 @@ class Live:
         )
         # The caller's Router tells the Bridge; where that one is lost, the other does.
         tells = session.device_asks or outcome is Outcome.BROKEN
-        if tells and session.parties is not None and session.parties.far_site is not None:
+        if tells and _is_of_two_sites(session):
             end = SessionEnd(outcome=outcome.value, bytes_out=session.bytes_out, bytes_in=session.bytes_in)
             self.core.tasks.spawn(self.report_end(session.session_id, end), name="report the end of a session")
 
@@ -375,7 +405,7 @@ class Live:
                 bytes_in=session.bytes_in,
             )
             for session in self.sessions.values()
-            if session.parties is not None and session.parties.far_site is not None
+            if session.parties is not None and _is_of_two_sites(session)
         ]
 
     @property
@@ -429,6 +459,9 @@ class Live:
             try:
                 if session.device_asks:
                     directory.demand_enabled(parties.calling)
+                if session.still_allowed is not None:
+                    session.still_allowed()
+                    continue
                 if parties.far_site is None:
                     directory.demand_enabled(parties.called)
                     continue
@@ -457,7 +490,13 @@ class Live:
 
 
 def _within_site(session: Session) -> bool:
-    return session.parties is not None and session.parties.far_site is None
+    """Return whether both devices are of this site, and wait for each other."""
+    return session.mode is DeliveryMode.LIVE and session.parties is not None and session.parties.far_site is None
+
+
+def _is_of_two_sites(session: Session) -> bool:
+    """Return whether it is one that the Bridge knows of."""
+    return session.mode is DeliveryMode.LIVE and session.parties is not None and session.parties.far_site is not None
 
 
 class StreamEnded(IsthmusError):

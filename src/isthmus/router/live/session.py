@@ -16,6 +16,7 @@ from isthmus.relay.policy import ReturnWanted
 from isthmus.relay.side import Answered, Asked, Ended, FinishFar, Outcome, RefusedHere, SideCommand, TellFar, ToFar
 from isthmus.router.lan.connection import DeviceConnection
 from isthmus.router.live.link import Link
+from isthmus.router.routing.records import DeliveryMode
 
 _log = structlog.get_logger()
 
@@ -71,6 +72,8 @@ class Session:
         self.parties: Parties | None = None
         self.started = clock.now()
         self.services: tuple[str, ...] = ()
+        self.mode = DeliveryMode.LIVE
+        self.still_allowed: Callable[[], object] | None = None  # raises AssociationRefused or Untrusted if it is not
         self.device_asks = True
         self.over_tls = False
         self.return_ok = True

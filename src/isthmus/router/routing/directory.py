@@ -22,6 +22,8 @@ from isthmus.router.routing.records import (
     RETURN_DAYS,
     Acceptance,
     Admission,
+    DeliveryMode,
+    Granted,
     LocalDevice,
     OpenReturn,
     RemoteDevice,
@@ -91,15 +93,40 @@ class Directory(Tables):
         Raises AssociationRefused: 1/1/7 if there is no such title, 1/1/3 if the site is not accepted or the caller
         not granted, 2/3/1 if it is known to be offline.
         """
-        key = self.fold(called)
-        local = self._by_title.get(key) or self._by_network_title.get(key)
+        found = self.granted(caller, called)
+        if isinstance(found, LocalDevice):
+            return _enabled(found)
+        if not found.online:
+            raise _offline(
+                f"{found.title} is disabled at site {found.site}",
+                f"there: isthmus device enable {_typed(found.title)}",
+            )
+        site, public_key, prekey = self.remote_site(found.router_id)
+        return RemoteDevice(
+            title=found.title,
+            shown_as=called,
+            site=site,
+            router_id=found.router_id,
+            public_key=public_key,
+            prekey=prekey,
+            services=found.services,
+            online=True,
+            name=found.name,
+        )
+
+    def granted(self, caller: LocalDevice, called: AETitle) -> LocalDevice | Granted:
+        """Return the device that `caller` means by `called`, whether or not it can be reached now.
+
+        Raises AssociationRefused as `resolve` does, but 2/3/1 only if what its site granted has run out.
+        """
+        local = self.device_called(called)
         if local is not None:
-            return _reachable(local)
-        title = self._titles_of_aliases.get(key, called)
+            return _callable(local)
+        title = self.title_of(called)
         offers = self._offers.get(self.fold(title))
         if not offers:
             raise self._unknown(title)
-        return self._choose(caller, called, offers)
+        return self._choose(caller, offers)
 
     def remote_site(self, router_id: RouterId) -> tuple[SiteName, bytes, Prekey]:
         """Return name, pinned key and newest prekey of an accepted site.
@@ -122,7 +149,7 @@ class Directory(Tables):
             )
         return pinned.site, pinned.public_key, verified.prekey
 
-    def _choose(self, caller: LocalDevice, called: AETitle, offers: list[Offer]) -> RemoteDevice:
+    def _choose(self, caller: LocalDevice, offers: list[Offer]) -> Granted:
         now = self._clock.now()
         verified, statement = offers[0].verified, offers[0].verified.statement
         assert statement is not None
@@ -150,21 +177,16 @@ class Directory(Tables):
                 f"the grant table of site {pinned.site} lacks it; there: isthmus grant add {_typed(title)}"
                 f" --site {self._own_site()} --services ... [--caller {_typed(caller.network_title)}]",
             )
-        if mine and not any(device.online for device in mine):
-            raise _offline(
-                f"{title} is disabled at site {pinned.site}", f"there: isthmus device enable {_typed(title)}"
-            )
-        site, public_key, prekey = self.remote_site(verified.router_id)
-        return RemoteDevice(
+        devices = [offer.device for offer in offers]
+        return Granted(
             title=title,
-            shown_as=called,
-            site=site,
+            site=pinned.site,
             router_id=verified.router_id,
-            public_key=public_key,
-            prekey=prekey,
             services=services,
-            online=True,
-            name=offers[0].device.name,
+            online=not mine or any(device.online for device in mine),
+            name=devices[0].name,
+            modes=frozenset(mode for mode in DeliveryMode if any(mode in device.modes for device in devices)),
+            syntaxes=frozenset(pair for device in devices for pair in device.syntaxes),
         )
 
     def _is_for(self, device: GrantedDevice, caller: LocalDevice, now: float) -> bool:
@@ -210,11 +232,16 @@ class Directory(Tables):
 
     # -- associations of other sites' devices
 
-    def admit(self, initiator: RouterId, calling: str, called: str) -> Admission:
+    def admit(
+        self, initiator: RouterId, calling: str, called: str, *, mode: DeliveryMode = DeliveryMode.QUEUED
+    ) -> Admission:
         """Return how an association of another site reaches one of our devices, now.
 
-        Raises AssociationRefused: 1/1/3 if that site is not accepted, the calling title is another's, or there is no
-        grant; 1/1/7 if the called title is none of ours; 2/3/1 if the device is disabled.
+        `mode` is what is asked for. What came queued was right when it left, so that only live is held against what
+        the device allows, and that not for the way back that a C-MOVE opened.
+
+        Raises AssociationRefused: 1/1/3 if that site is not accepted, the calling title is another's, there is no
+        grant, or not in that mode; 1/1/7 if the called title is none of ours; 2/3/1 if the device is disabled.
         """
         now = self._clock.now()
         pinned = self._pinned.get(initiator)
@@ -240,6 +267,13 @@ class Directory(Tables):
         ]
         opened = self._returns.get((initiator, calling_title, device.network_title))
         services = frozenset(service for grant in grants for service in grant.services)
+        if opened is None and mode is DeliveryMode.LIVE and mode not in device.options.modes:
+            raise _refused(
+                f"{device.network_title} is sent to queued only",
+                _CALLING_UNKNOWN,
+                f"at site {pinned.site}: isthmus delivery set {_typed(device.network_title)} queued; or here:"
+                f" isthmus device set {_typed(device.title)} --modes live,queued",
+            )
         if opened is not None and opened.until > now:
             services |= opened.services
         if not services:
@@ -249,7 +283,7 @@ class Directory(Tables):
                 f"the grant table lacks it: isthmus grant add {_typed(device.title)} --site {pinned.site}"
                 f" --services ... [--caller {_typed(calling_title)}]",
             )
-        _reachable(device)
+        _enabled(_callable(device))
         self._pin(pinned.router_id, [calling_title])
         return Admission(
             device=device,
@@ -361,13 +395,17 @@ def _demand_tls(device: LocalDevice, *, over_tls: bool) -> None:
         )
 
 
-def _reachable(device: LocalDevice) -> LocalDevice:
+def _callable(device: LocalDevice) -> LocalDevice:
     if device.port is None:
         raise _refused(
             f"{device.title} only calls",
             _CALLED_UNKNOWN,
             f"the device table has no port of it: isthmus device set {_typed(device.title)} --port PORT",
         )
+    return device
+
+
+def _enabled(device: LocalDevice) -> LocalDevice:
     if device.disabled:
         raise _offline(
             f"{device.title} is disabled", f"to let it be called: isthmus device enable {_typed(device.title)}"

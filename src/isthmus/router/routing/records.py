@@ -2,7 +2,8 @@
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from enum import StrEnum
+from typing import Final, TypeAlias
 
 from isthmus.contract.documents import Prekey, SignedDocument, Statement
 from isthmus.envelope.identity import RouterId
@@ -10,8 +11,21 @@ from isthmus.kit.names import AETitle, SiteName
 
 IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+Pair: TypeAlias = tuple[str, str]
+"""An abstract syntax and a transfer syntax."""
+
 DAY = 86_400.0  # seconds
 RETURN_DAYS = 7  # how long after a C-MOVE or N-ACTION its answers may still come
+
+
+class DeliveryMode(StrEnum):
+    """How what one device sends reaches another."""
+
+    LIVE = "live"  # while both wait: the far device's own answers
+    QUEUED = "queued"  # through the spools of the two Routers, which answer for it
+
+
+BOTH_MODES: Final = (DeliveryMode.LIVE, DeliveryMode.QUEUED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,7 @@ class DeviceOptions:
         strip_async: take the asynchronous operations window item (53H) out of what it is sent.
         callers_as: the one calling title under which it sees every device of other sites; None: their own.
         tls: None: plain TCP in both directions.
+        modes: how others may send to it; at least one.
     """
 
     associate_timeout: float = 30.0
@@ -52,6 +67,7 @@ class DeviceOptions:
     strip_async: bool = False
     callers_as: AETitle | None = None
     tls: DeviceTls | None = None
+    modes: tuple[DeliveryMode, ...] = BOTH_MODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,47 @@ class RemoteDevice:
     services: frozenset[str]
     online: bool
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A device of another site that is granted to one of ours, whether or not it can be reached now.
+
+    Attributes:
+        title: its network title.
+        online: False if its owner knows it to be switched off or disabled now; of its Router this says nothing.
+        modes: how its owner lets it be sent to.
+        syntaxes: what it takes, as far as its owner knows; empty: its owner does not.
+    """
+
+    title: AETitle
+    site: SiteName
+    router_id: RouterId
+    services: frozenset[str]
+    online: bool
+    name: str
+    modes: frozenset[DeliveryMode]
+    syntaxes: frozenset[Pair] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRule:
+    """How devices here send to `title`: a network title, an alias, or a device of this site.
+
+    `from_device`: the id of the one device that it is for; None: every device that has no rule of its own.
+    """
+
+    title: AETitle
+    from_device: int | None
+    mode: DeliveryMode
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A called title that stands for several destinations, all of them queued. `members`: network titles, in order."""
+
+    title: AETitle
+    members: tuple[AETitle, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,4 +47,17 @@ STEPS: Final[tuple[str, ...]] = (
     """
     CREATE TABLE mailboxes (router_id TEXT PRIMARY KEY, prefix TEXT NOT NULL UNIQUE) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE delivery (
+        title TEXT NOT NULL, from_device INTEGER REFERENCES devices ON DELETE CASCADE, mode TEXT NOT NULL);
+    CREATE UNIQUE INDEX delivery_once ON delivery (title, COALESCE(from_device, 0));
+    CREATE TABLE groups (
+        title TEXT NOT NULL, member TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (title, member)
+    ) WITHOUT ROWID;
+    CREATE TABLE mirror (
+        device_id INTEGER NOT NULL REFERENCES devices ON DELETE CASCADE, abstract TEXT NOT NULL,
+        transfer TEXT NOT NULL, source TEXT NOT NULL, seen REAL NOT NULL,
+        PRIMARY KEY (device_id, abstract, transfer, source)) WITHOUT ROWID;
+    ALTER TABLE audit ADD COLUMN mode TEXT NOT NULL DEFAULT '';
+    """,
 )

@@ -12,7 +12,7 @@ from isthmus.contract.documents import DocumentKind, GrantedDevice, ReturnGrant,
 from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.kit.names import SiteName
-from isthmus.router.routing.records import DAY, Acceptance, Grant, LocalDevice, OpenReturn
+from isthmus.router.routing.records import DAY, Acceptance, Grant, LocalDevice, OpenReturn, Pair
 
 STATEMENT_LIFETIME: Final = 30 * DAY
 REFRESH: Final = DAY
@@ -43,6 +43,7 @@ def drafts(
     returns: Iterable[OpenReturn],
     acceptances: Iterable[Acceptance],
     mailboxes: Mapping[RouterId, str],
+    mirror: Mapping[int, frozenset[Pair]],
     now: float,
 ) -> Iterator[Draft]:
     """Yield all that this site has to say now, the titles first, since statements speak of them."""
@@ -50,7 +51,8 @@ def drafts(
     by_id = {device.device_id: device for device in devices}
     grants, returns = list(grants), list(returns)
     for acceptance in acceptances:
-        said = _statement(site, acceptance, by_id, grants, returns, mailboxes.get(acceptance.router_id), now=now)
+        mine = _granted(acceptance, by_id, grants, mirror, now=now)
+        said = _statement(site, acceptance, mine, returns, mailboxes.get(acceptance.router_id), now=now)
         yield _draft(f"statement/{acceptance.site}", said)
 
 
@@ -61,8 +63,7 @@ def _draft(name: str, content: Statement | Titles) -> Draft:
 def _statement(
     site: SiteName,
     to: Acceptance,
-    devices: Mapping[int, LocalDevice],
-    grants: Iterable[Grant],
+    devices: list[GrantedDevice],
     returns: Iterable[OpenReturn],
     mailbox: str | None,
     *,
@@ -76,11 +77,7 @@ def _statement(
     return empty.model_copy(
         update={
             "mailbox": mailbox,
-            "devices": [
-                _granted(devices[grant.device_id], grant)
-                for grant in grants
-                if grant.site == to.site and (grant.until is None or grant.until > now)
-            ],
+            "devices": devices,
             "returns": [
                 ReturnGrant(
                     caller=opened.caller, title=opened.title, services=sorted(opened.services), until=opened.until
@@ -92,12 +89,33 @@ def _statement(
     )
 
 
-def _granted(device: LocalDevice, grant: Grant) -> GrantedDevice:
-    return GrantedDevice(
-        title=device.network_title,
-        name=device.name,
-        services=sorted(grant.services),
-        callers=None if grant.caller is None else [grant.caller],
-        until=grant.until,
-        online=not device.disabled,
-    )
+def _granted(
+    to: Acceptance,
+    devices: Mapping[int, LocalDevice],
+    grants: Iterable[Grant],
+    mirror: Mapping[int, frozenset[Pair]],
+    *,
+    now: float,
+) -> list[GrantedDevice]:
+    """Return what a site is granted. What a device takes is long, and stands in the first of its grants only."""
+    said: set[int] = set()
+    granted = []
+    for grant in grants:
+        if grant.site != to.site or (grant.until is not None and grant.until <= now):
+            continue
+        device = devices[grant.device_id]
+        syntaxes = () if device.device_id in said else sorted(mirror.get(device.device_id, ()))
+        said.add(device.device_id)
+        granted.append(
+            GrantedDevice(
+                title=device.network_title,
+                name=device.name,
+                services=sorted(grant.services),
+                callers=None if grant.caller is None else [grant.caller],
+                until=grant.until,
+                modes=[mode.value for mode in device.options.modes],
+                syntaxes=list(syntaxes),
+                online=not device.disabled,
+            )
+        )
+    return granted

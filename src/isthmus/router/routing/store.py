@@ -21,11 +21,15 @@ from isthmus.kit.names import AETitle, HostPort, SiteName
 from isthmus.router.routing.records import (
     Acceptance,
     Alias,
+    DeliveryMode,
+    DeliveryRule,
     DeviceOptions,
     DeviceTls,
     Grant,
+    Group,
     LocalDevice,
     OpenReturn,
+    Pair,
     Reported,
     Settings,
     UnknownCaller,
@@ -265,6 +269,45 @@ class Store:
                 (opened.router_id, opened.caller, opened.title, " ".join(sorted(opened.services)), opened.until),
             )
 
+    # -- queued delivery
+
+    def delivery_rules(self) -> list[DeliveryRule]:
+        """Return what was chosen for each title, by title."""
+        rows = self._rows("SELECT title, from_device, mode FROM delivery ORDER BY title, from_device")
+        return [DeliveryRule(AETitle(row[0]), row[1], DeliveryMode(row[2])) for row in rows]
+
+    def save_delivery_rule(self, rule: DeliveryRule) -> None:
+        """Add a rule, in place of the one of the same title and device."""
+        self._write("REPLACE INTO delivery VALUES (?, ?, ?)", rule.title, rule.from_device, rule.mode)
+
+    def delete_delivery_rule(self, title: AETitle, from_device: int | None) -> int:
+        """Forget a rule; return how many there were."""
+        return self._write("DELETE FROM delivery WHERE title = ? AND from_device IS ?", title, from_device)
+
+    def groups(self) -> list[Group]:
+        """Return every group, by title."""
+        rows = self._rows("SELECT title, member FROM groups ORDER BY title, position")
+        members: dict[str, list[AETitle]] = {}
+        for title, member in rows:
+            members.setdefault(title, []).append(AETitle(member))
+        return [Group(AETitle(title), tuple(of_title)) for title, of_title in members.items()]
+
+    def save_group(self, group: Group) -> None:
+        """Add a group, or replace the members of the one of its title; without members it is forgotten."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM groups WHERE title = ?", (group.title,))
+            connection.executemany(
+                "INSERT INTO groups VALUES (?, ?, ?)",
+                [(group.title, member, position) for position, member in enumerate(group.members)],
+            )
+
+    def mirror(self) -> dict[int, frozenset[Pair]]:
+        """Return what each device of this site, by id, is known to take."""
+        known: dict[int, set[Pair]] = {}
+        for device_id, abstract, transfer in self._rows("SELECT device_id, abstract, transfer FROM mirror"):
+            known.setdefault(device_id, set()).add((abstract, transfer))
+        return {device_id: frozenset(pairs) for device_id, pairs in known.items()}
+
     # -- other sites
 
     def acceptances(self) -> list[Acceptance]:
@@ -419,4 +462,6 @@ def _load_options(text: str) -> DeviceOptions:
         fields["callers_as"] = AETitle(fields["callers_as"])
     if fields["tls"] is not None:
         fields["tls"] = DeviceTls(**fields["tls"])
+    if "modes" in fields:
+        fields["modes"] = tuple(DeliveryMode(mode) for mode in fields["modes"])
     return DeviceOptions(**fields)

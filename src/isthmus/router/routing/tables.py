@@ -22,7 +22,7 @@ from isthmus.router.keys import Keys
 from isthmus.router.routing import trust
 from isthmus.router.routing.addresses import HostNames
 from isthmus.router.routing.callers import UnknownCallers
-from isthmus.router.routing.records import Reported, Verified
+from isthmus.router.routing.records import DeliveryMode, Group, LocalDevice, Reported, Verified
 from isthmus.router.routing.statements import REFRESH, Draft, drafts
 from isthmus.router.routing.store import Store
 
@@ -69,6 +69,9 @@ class Tables:
         self.reported = {row.site: row for row in store.reported()}
         self.verified = {row.router_id: row for row in store.verified()}
         self.aliases = store.aliases()
+        self.delivery_rules = store.delivery_rules()
+        self.groups = store.groups()
+        self.mirror = store.mirror()
         self._returns = {(row.router_id, row.caller, row.title): row for row in store.returns()}
         self._pinned = {row.router_id: row for row in self.acceptances.values() if row.accepted}
         self.mailboxes = store.mailboxes()
@@ -78,6 +81,8 @@ class Tables:
         self._by_network_title = {self.fold(device.network_title): device for device in self.devices}
         self._titles_of_aliases = {self.fold(alias.shown_as): alias.title for alias in self.aliases}
         self._aliases_of_titles = {self.fold(alias.title): alias.shown_as for alias in self.aliases}
+        self._groups = {self.fold(group.title): group for group in self.groups}
+        self._rules = {(self.fold(rule.title), rule.from_device): rule.mode for rule in self.delivery_rules}
         self.owners = store.seen_titles()
         self._owners = {self.fold(title): owner for title, owner in self.owners.items()}
         self._offers = self._index_offers()
@@ -122,6 +127,21 @@ class Tables:
     def owner_of(self, title: AETitle) -> RouterId | None:
         """Return the Router that a remote title belongs to; None if no accepted site was ever seen to use it."""
         return self._owners.get(self.fold(title))
+
+    # -- queued delivery
+
+    def device_called(self, title: AETitle) -> LocalDevice | None:
+        """Return the device of this site that is called by `title`, its own or its network title."""
+        key = self.fold(title)
+        return self._by_title.get(key) or self._by_network_title.get(key)
+
+    def delivery_rule(self, title: AETitle, device_id: int | None) -> DeliveryMode | None:
+        """Return what was chosen for just this title and sender; `device_id` None: for all senders."""
+        return self._rules.get((self.fold(title), device_id))
+
+    def group(self, title: AETitle) -> Group | None:
+        """Return the group of this title; a device of this site that has the title goes before it."""
+        return None if self.device_called(title) is not None else self._groups.get(self.fold(title))
 
     # -- letters
 
@@ -244,6 +264,7 @@ class Tables:
             returns=self._returns.values(),
             acceptances=self.acceptances.values(),
             mailboxes=self.mailboxes,
+            mirror=self.mirror,
             now=now,
         )
 
