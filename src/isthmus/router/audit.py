@@ -34,6 +34,7 @@ class AuditEvent(StrEnum):
     REFUSED = "refused"
     ENDED = "ended"
     CHANGED = "changed"
+    LOOKED = "looked"
     ALERT = "alert"
 
 
@@ -155,6 +156,11 @@ class Audit:
         """An operator changed something; durable when this returns."""
         now = self._clock.now()
         self._note(AuditRow(now, AuditEvent.CHANGED, actor=actor, site=site, services=operation, outcome=detail))
+        self.flush()
+
+    def looked(self, operation: str, detail: str, *, actor: str = "operator") -> None:
+        """An operator looked at what is known of studies; `detail` names none of it. Durable when this returns."""
+        self._note(AuditRow(self._clock.now(), AuditEvent.LOOKED, actor=actor, services=operation, outcome=detail))
         self.flush()
 
     def alert(self, site: str, text: str) -> None:
