@@ -35,14 +35,14 @@ class Applied:
 
     Attributes:
         foreign: receipts about what is not that Router's to say: forged, or very confused.
-        done: bundles (number, name) that nobody needs any more.
-        again: starts of the hashes of letters that the far Router cannot read.
-        received: envelopes (id, times put again) whose blobs are needed no more.
+        done: numbers of bundles that nobody needs any more.
+        damaged: envelopes of which the blobs do not verify there.
+        received: envelopes whose blobs may have been put again after they were read.
     """
 
-    foreign: int
-    done: list[tuple[int, str]]
-    again: list[bytes]
+    foreign: list[bytes]
+    done: list[int]
+    damaged: list[bytes]
     received: list[bytes]
 
 
@@ -63,12 +63,16 @@ def advance(connection: sqlite3.Connection, router_id: str, prefix: str, counter
     return True
 
 
-def owe_receipt(connection: sqlite3.Connection, router_id: str, receipt: Receipt, *, letter: int | None = None) -> None:
-    """Have a receipt sent. `letter`: counter of the letter that it says was unreadable."""
+def owe_receipt(connection: sqlite3.Connection, router_id: str, receipt: Receipt) -> None:
+    """Have a receipt sent."""
     connection.execute(
-        "INSERT INTO receipts_due (router_id, receipt, letter) VALUES (?, ?, ?)",
-        (router_id, receipt.to_payload().decode(), letter),
+        "INSERT INTO receipts_due (router_id, receipt) VALUES (?, ?)", (router_id, receipt.to_payload().decode())
     )
+
+
+def owe_unreadable(connection: sqlite3.Connection, router_id: str, counter: int) -> None:
+    """Have that Router told that a letter of its cannot be read; until then it is not acknowledged."""
+    connection.execute("INSERT INTO receipts_due (router_id, receipt, letter) VALUES (?, '', ?)", (router_id, counter))
 
 
 def begin(
@@ -170,63 +174,67 @@ def apply_receipts(
     protect: Callable[[str, bytes], bytes],
 ) -> Applied:
     """Write down what the Router of the destination says became of our copies. Only it may say so."""
-    foreign, again, received = 0, [], []
+    applied = Applied([], [], [], [])
     touched: set[int] = set()
     for receipt in receipts:
-        if receipt.state is ReceiptState.UNREADABLE:
-            again.append(receipt.envelope_id)
-            continue
         row = connection.execute(
             "SELECT router_id, bundle_id, state, uploaded FROM envelopes WHERE envelope_id = ? AND direction = 'out'",
             (receipt.envelope_id,),
         ).fetchone()
         if row is None or row[0] != router_id or row[2] == "uploading":
-            foreign += 1
+            applied.foreign.append(receipt.envelope_id)
             continue
-        if receipt.index is None:
-            if _whole(connection, receipt, row[2]) and row[3]:
-                received.append(receipt.envelope_id)
-        else:
+        if receipt.index is not None:
             _single(connection, receipt, protect)
+        elif row[2] == "posted" and _whole(connection, receipt, row[1]):
+            applied.damaged.append(receipt.envelope_id)
+        elif row[3]:
+            applied.received.append(receipt.envelope_id)
         touched.add(row[1])
-    done = []
     for bundle_id in sorted(touched):
         if is_done(connection, bundle_id):
-            done += connection.execute(
-                "SELECT bundle_id, name FROM bundles WHERE bundle_id = ? AND NOT gone", (bundle_id,)
-            ).fetchall()
+            applied.done.append(bundle_id)
             connection.execute(
                 "UPDATE envelopes SET state = 'done' WHERE bundle_id = ? AND direction = 'out'", (bundle_id,)
             )
-    return Applied(foreign, done, again, received)
+    return applied
 
 
-def done_bundles(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-    """Return the bundles (number, name) that went to other sites and that nobody needs any more. For the start."""
+def done_bundles(connection: sqlite3.Connection) -> list[int]:
+    """Return the bundles that went to other sites and that nobody needs any more. For the start."""
     rows = connection.execute(
-        "SELECT DISTINCT b.bundle_id, b.name FROM bundles AS b JOIN envelopes AS e ON e.bundle_id = b.bundle_id"
+        "SELECT DISTINCT b.bundle_id FROM bundles AS b JOIN envelopes AS e ON e.bundle_id = b.bundle_id"
         " WHERE b.closed AND NOT b.gone AND e.direction = 'out' AND NOT EXISTS (SELECT 1 FROM copies AS c"
         " WHERE c.bundle_id = b.bundle_id AND c.state NOT IN ('delivered', 'cancelled'))"
     )
-    return rows.fetchall()
+    return [row[0] for row in rows]
 
 
-def _whole(connection: sqlite3.Connection, receipt: Receipt, state: str) -> bool:
-    """Apply a receipt about a whole envelope; return whether its blobs are of no more use."""
-    if receipt.state is ReceiptState.RECEIVED and state == "posted":
-        connection.execute("UPDATE envelopes SET state = 'received' WHERE envelope_id = ?", (receipt.envelope_id,))
+def _whole(connection: sqlite3.Connection, receipt: Receipt, bundle_id: int) -> bool:
+    """Apply a receipt about a whole envelope that was posted; return whether its blobs do not verify there."""
+    envelope_id, at = receipt.envelope_id, receipt.at
+    if receipt.state is ReceiptState.UNREADABLE:
+        connection.execute("UPDATE envelopes SET state = 'unreadable' WHERE envelope_id = ?", (envelope_id,))
+        (times,) = connection.execute(
+            "SELECT COUNT(*) FROM envelopes WHERE bundle_id = ? AND state = 'unreadable'", (bundle_id,)
+        ).fetchone()
+        state, reason = (CopyState.WAITING, "") if times < MOST_UNREADABLE else (CopyState.HELD, UNREADABLE_THERE)
         connection.execute(
-            "UPDATE copies SET state = ?, since = ? WHERE envelope_id = ? AND state = ?",
-            (CopyState.RECEIVED.value, receipt.at, receipt.envelope_id, CopyState.POSTED.value),
+            "UPDATE copies SET state = ?, reason = ?, since = ?, envelope_id = NULL, envelope_index = NULL"
+            " WHERE envelope_id = ? AND state = 'posted'",
+            (state.value, reason, at, envelope_id),
         )
         return True
-    if receipt.state is ReceiptState.HELD and state == "posted":
-        connection.execute("UPDATE envelopes SET state = 'received' WHERE envelope_id = ?", (receipt.envelope_id,))
-        connection.execute(
-            "UPDATE copies SET state = ?, reason = ?, since = ? WHERE envelope_id = ? AND state = ?",
-            (CopyState.HELD.value, receipt.comment, receipt.at, receipt.envelope_id, CopyState.POSTED.value),
-        )
-        return True
+    state, reason = (
+        (CopyState.HELD, receipt.comment[:_MOST_REASON])
+        if receipt.state is ReceiptState.HELD
+        else (CopyState.RECEIVED, "")
+    )
+    connection.execute("UPDATE envelopes SET state = 'received' WHERE envelope_id = ?", (envelope_id,))
+    connection.execute(
+        "UPDATE copies SET state = ?, reason = ?, since = ? WHERE envelope_id = ? AND state = 'posted'",
+        (state.value, reason, at, envelope_id),
+    )
     return False
 
 
@@ -264,6 +272,9 @@ _BEFORE: Final = {  # what each may follow: receipts come in order, but people a
     CopyState.HELD: "posted received held",
     CopyState.DELIVERED: "posted received held cancelled",
 }
+UNREADABLE_THERE: Final = "does not verify at the far site"
+MOST_UNREADABLE: Final = 3  # attempts to bring a bundle over before a person must look
+_MOST_REASON: Final = 200
 HELD_THERE: Final = "held at the far site"
 COMMENT_LABEL: Final = "comment"
 """Under which a device's own words are sealed for the ledger."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from isthmus.contract.letters import LetterKind, Receipt
+from isthmus.contract.letters import LetterKind, Receipt, Receipts
 from isthmus.envelope.letters import FIRST_PREVIOUS, letter_hash
 from isthmus.envelope.mailboxes import letter_name
 from isthmus.router.queued.ledger.deliveries import BARRIER_OPEN
@@ -234,21 +234,21 @@ def acknowledge(connection: sqlite3.Connection, router_id: str, acked: int) -> t
 
 
 def seal_anew(
-    connection: sqlite3.Connection, router_id: str, sealer: LetterSealer, letter_id: bytes, *, now: float
+    connection: sqlite3.Connection, router_id: str, sealer: LetterSealer, counter: int, *, now: float
 ) -> list[PostedLetter]:
-    """Post the body of a letter, named by the start of its hash, once more as a new letter; nothing if it is gone."""
-    for counter, kind, raw, body in connection.execute(
-        "SELECT counter, kind, raw, body FROM letters WHERE router_id = ? ORDER BY counter", (router_id,)
-    ).fetchall():
-        if letter_hash(raw)[: len(letter_id)] == letter_id:
-            content = sealer.reveal(_body_label(router_id), body)
-            posted = add_letter(connection, router_id, sealer, LetterKind(kind), content, now=now)
-            connection.execute(
-                "UPDATE envelopes SET counter = ? WHERE router_id = ? AND direction = 'out' AND counter = ?",
-                (posted[-1].counter, router_id, counter),
-            )
-            return posted
-    return []
+    """Post the body of a letter that the far Router cannot read once more, as a new letter; nothing if it is gone."""
+    row = connection.execute(
+        "SELECT kind, body FROM letters WHERE router_id = ? AND counter = ?", (router_id, counter)
+    ).fetchone()
+    if row is None:
+        return []
+    content = sealer.reveal(_body_label(router_id), row[1])
+    posted = add_letter(connection, router_id, sealer, LetterKind(row[0]), content, now=now)
+    connection.execute(
+        "UPDATE envelopes SET counter = ? WHERE router_id = ? AND direction = 'out' AND counter = ?",
+        (posted[-1].counter, router_id, counter),
+    )
+    return posted
 
 
 def _add(
@@ -300,7 +300,7 @@ def _body_label(router_id: str) -> str:
     return f"letter/{router_id}"
 
 
-EMPTY_RECEIPTS: Final = b'{"receipts":[]}'
+EMPTY_RECEIPTS: Final = Receipts().to_payload()
 """The body of a letter that only acknowledges; nobody waits for it to be acknowledged itself."""
 
 
@@ -472,14 +472,20 @@ def cancel(connection: sqlite3.Connection, copy_id: int, *, now: float) -> bool:
 # -- receipts
 
 
-def take_receipts(connection: sqlite3.Connection, router_id: str, *, most: int) -> list[Receipt]:
-    """Take what is due to a Router, that of unreadable letters first."""
+def take_receipts(connection: sqlite3.Connection, router_id: str, *, most: int) -> Receipts | None:
+    """Take what is due to a Router, that about unreadable letters first; None if nothing is."""
     rows = connection.execute(
-        "SELECT receipt_id, receipt FROM receipts_due WHERE router_id = ? ORDER BY letter IS NULL, receipt_id LIMIT ?",
+        "SELECT receipt_id, receipt, letter FROM receipts_due WHERE router_id = ? ORDER BY letter IS NULL, receipt_id"
+        " LIMIT ?",
         (router_id, most),
     ).fetchall()
     connection.executemany("DELETE FROM receipts_due WHERE receipt_id = ?", [(row[0],) for row in rows])
-    return [Receipt.parse(row[1].encode()) for row in rows]
+    if not rows:
+        return None
+    return Receipts(
+        receipts=[Receipt.parse(row[1].encode()) for row in rows if row[2] is None],
+        unreadable=[row[2] for row in rows if row[2] is not None],
+    )
 
 
 def receipts_due(connection: sqlite3.Connection) -> dict[str, int]:

@@ -2,9 +2,10 @@
 
 import asyncio
 import sqlite3
+from functools import partial
 from typing import Final
 
-from isthmus.contract.letters import LetterKind, Receipts
+from isthmus.contract.letters import LetterKind
 from isthmus.router.queued.ledger import outgoing
 from isthmus.router.queued.ledger.outgoing import EMPTY_RECEIPTS, PostedLetter
 from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, far_mailbox
@@ -56,10 +57,9 @@ class ReceiptsOut:
     async def turn(self) -> None:
         """Send what is due now."""
         for router_id, count in (await self._core.ledger.read(outgoing.receipts_due)).items():
-            far = far_mailbox(self._core, router_id)
-            while far is not None and count > 0:
-                await self._letters.send(far, lambda connection, far=far: self._write(connection, far))  # type: ignore[misc]  # a default binds it
-                count -= MOST_IN_LETTER
+            if (far := far_mailbox(self._core, router_id)) is not None:
+                for _ in range(0, count, MOST_IN_LETTER):
+                    await self._letters.send(far, partial(self._write, far))
         now = self._core.clock.monotonic()
         for router_id, since in list(self._unacked.items()):
             if now - since < ACK_SECONDS:
@@ -67,18 +67,18 @@ class ReceiptsOut:
             far = far_mailbox(self._core, router_id)
             if far is not None:
                 self.acknowledged(router_id)
-                await self._letters.send(far, lambda connection, far=far: self._acknowledge(connection, far))  # type: ignore[misc]  # a default binds it
+                await self._letters.send(far, partial(self._acknowledge, far))
 
-    def _write(self, connection: sqlite3.Connection, far: FarMailbox) -> list[PostedLetter]:
+    def _write(self, far: FarMailbox, connection: sqlite3.Connection) -> list[PostedLetter]:
         receipts = outgoing.take_receipts(connection, far.router_id, most=MOST_IN_LETTER)
-        if not receipts:
+        if receipts is None:
             return []
-        body = Receipts(receipts=receipts).to_payload()
+        body = receipts.to_payload()
         return outgoing.add_letter(
             connection, far.router_id, far, LetterKind.RECEIPTS, body, now=self._core.clock.now()
         )
 
-    def _acknowledge(self, connection: sqlite3.Connection, far: FarMailbox) -> list[PostedLetter]:
+    def _acknowledge(self, far: FarMailbox, connection: sqlite3.Connection) -> list[PostedLetter]:
         return outgoing.add_letter(
             connection, far.router_id, far, LetterKind.RECEIPTS, EMPTY_RECEIPTS, now=self._core.clock.now()
         )
