@@ -274,6 +274,58 @@ def call_device(
 
 
 @app.command
+def probe(
+    device: str,
+    /,
+    *,
+    calling: Annotated[str | None, Parameter(name="--as", metavar="AET")] = None,
+    everything: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    declare: Annotated[list[str] | None, Parameter(metavar="ABSTRACT:TRANSFER", negative="")] = None,
+    forget: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a device of this site what it takes, so that objects for it can be queued; it happens by itself, too.
+
+    ```
+    isthmus device probe PACS
+    isthmus device probe PACS --as NORTH_CT
+    isthmus device probe PACS --declare 1.2.840.10008.5.1.4.1.1.2:1.2.840.10008.1.2.1
+    ```
+
+    Args:
+        device: its AE title.
+        calling: calling AE title to use, for a device that takes only those it knows.
+        everything: ask for all Storage classes, not only if an accepted site may send them.
+        declare: note that it takes this, and do not ask; two UIDs, may be given several times.
+        forget: forget what is known of it.
+    """
+    while True:
+        answer = call_running(
+            data,
+            Part.ROUTER,
+            "device_probe",
+            device=device,
+            calling=calling,
+            everything=everything,
+            declare=declare or [],
+            forget=forget,
+        )
+        if answer["done"]:
+            break
+    if as_json:
+        return show.as_json(answer)
+    rows: dict[str, dict[str, Any]] = {}
+    for pair in answer["pairs"]:
+        row = rows.setdefault(pair["abstract"], {"class": pair["class"], "syntaxes": []})
+        if pair["syntax"] not in row["syntaxes"]:
+            row["syntaxes"].append(pair["syntax"])
+    columns = {"class": "TAKES", "syntaxes": "AS"}
+    show.table(list(rows.values()), columns, empty="Nothing is known of what it takes: nothing can be queued for it.")
+    return None
+
+
+@app.command
 def unknown(*, data: Data = None, as_json: AsJson = False) -> None:
     """List who called without being registered: title, address, how often, and when last.
 

@@ -65,6 +65,8 @@ async def call_device(
         if not accepted:
             session.connection = None
             connection.do(side.let_go(live.core.clock.monotonic()))  # nothing, where the device has ended it
+    if answer.accept is not None:
+        live.accepted(device, request, answer.accept)
     if answer.raw is None:
         raise unreachable(device, "it closed the connection without an answer")
     return answer.raw, answer.accept

@@ -33,8 +33,7 @@ from isthmus.router.live.forgotten import Forgotten
 from isthmus.router.live.session import Session
 from isthmus.router.metrics import Metrics
 from isthmus.router.routing.directory import Directory
-from isthmus.router.routing.records import LocalDevice
-from isthmus.router.routing.records import DeliveryMode
+from isthmus.router.routing.records import DeliveryMode, LocalDevice
 
 _log = structlog.get_logger()
 

@@ -24,7 +24,7 @@ from isthmus.router.live.called_device import call_device
 from isthmus.router.live.registry import Live
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.queued.delivery.fragments import FragmentWriter, room_for
-from isthmus.router.routing.records import LocalDevice
+from isthmus.router.routing.records import DeliveryMode, LocalDevice
 
 _log = structlog.get_logger()
 
@@ -94,8 +94,9 @@ class DeviceAssociation:
         self._answer: asyncio.Future[CommandSet] | None = None
         self._released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost = ""
-        self._releasing = False
         self.agreed: Mapping[Pair, int] = {}
+        self.results: Mapping[Pair, int] = {}
+        """What the device answered to each pair (PS3.8 table 9-18)."""
 
     def __repr__(self) -> str:
         return f"<DeviceAssociation {self._session!r}>"
@@ -110,10 +111,15 @@ class DeviceAssociation:
         *,
         parties: Parties,
         services: tuple[str, ...],
+        listed: bool = True,
     ) -> Self:
-        """Associate with `device` as `calling`, one context for each pair. Raises DeviceRefused."""
+        """Associate with `device` as `calling`, one context for each pair. Raises DeviceRefused.
+
+        `listed`: among the live associations, in the audit and in the metrics.
+        """
         session = Session(live, live.core.clock)
         session.device_asks = False
+        session.mode = DeliveryMode.QUEUED
         session.parties = parties
         session.services = services
         association = cls(session)
@@ -126,9 +132,13 @@ class DeviceAssociation:
         if accept is None:
             raise _refusal(device, raw)
         association.agreed = _by_pair(agreed_contexts(request, accept))
+        association.results = {
+            pairs[context.id // 2]: context.result for context in accept.contexts if context.id < 2 * len(pairs)
+        }
         association._room = room_for(accept.max_pdu_length)
         session.session_id = live.core.random(SESSION_ID_BYTES)
-        live.established(session)
+        if listed:
+            live.established(session)
         assert session.connection is not None
         session.connection.establish()
         return association
@@ -172,7 +182,6 @@ class DeviceAssociation:
         """End the association in order, or by force if the device does not answer."""
         if self._lost:
             return
-        self._releasing = True
         try:
             self._write(RELEASE_RQ)
             async with asyncio.timeout(RELEASE_SECONDS):
