@@ -37,6 +37,11 @@ class FragmentReader:
         self._context = 0
         self._flags = 0
 
+    @property
+    def between_pdus(self) -> bool:
+        """Whether the next byte is the first of a PDU."""
+        return not (self._pdu_left or self._pdv_left or self._header)
+
     def feed(self, run: bytes | bytearray | memoryview) -> list[Fragment]:
         """Return the fragments in these bytes; one that is cut comes in pieces, only the final one of them `last`."""
         view = memoryview(run)

@@ -178,10 +178,11 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def let_go(self) -> None:
-        """End the association on both sides."""
+    def let_go(self, *, source: int = 2, reason: int = 0) -> None:
+        """End the association on both sides; the device gets an A-ABORT of this source and reason."""
         if self.connection is not None:
-            self.connection.do(self.connection.side.let_go(self._clock.monotonic()))
+            now = self._clock.monotonic()
+            self.connection.do(self.connection.side.let_go(now, source=source, reason=reason))
 
     def _heard(self) -> None:
         if self.on_heard is not None:
