@@ -146,6 +146,8 @@ def add_copies_of_known(
 ) -> None:
     """Have objects that are here delivered, for this envelope: one that is held or cancelled waits again."""
     for index, item in enumerate(manifest.objects):
+        if item.object_id not in known:
+            continue
         bundle_id = known[item.object_id][0]
         changed = connection.execute(
             "UPDATE copies SET envelope_id = ?1, envelope_index = ?2, state = CASE state WHEN 'waiting' THEN state"
@@ -161,6 +163,13 @@ def add_copies_of_known(
                 " ?, ? FROM objects WHERE object_id = ? AND bundle_id = ?",
                 (manifest.called, manifest.calling, now, manifest.envelope_id, index, item.object_id, bundle_id),
             )
+
+
+def forget_objects(connection: sqlite3.Connection, object_ids: list[bytes]) -> None:
+    """Forget objects whose bundle is gone, with their copies: they come again."""
+    for object_id in object_ids:
+        connection.execute("DELETE FROM copies WHERE object_id = ?", (object_id,))
+        connection.execute("DELETE FROM objects WHERE object_id = ?", (object_id,))
 
 
 # -- receipts that came

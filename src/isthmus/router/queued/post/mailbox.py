@@ -177,7 +177,7 @@ class Letters:
         """Run `write` in the ledger, and put and announce the letters that it returns once they are durable."""
         letters = await self._core.ledger.run(write)
         for letter in letters:
-            self._put(far.site, letter)
+            self.put(far.site, letter)
         return letters
 
     async def put_again(self, router_id: str, *, start: int = 0) -> None:
@@ -192,7 +192,7 @@ class Letters:
             letters = await self._core.ledger.read(
                 lambda connection, first=start: outgoing.letters(connection, router_id, start=first, most=_AT_ONCE)  # type: ignore[misc]  # a default binds the place
             )
-            tasks = [self._put(site, letter) for letter in letters]
+            tasks = [self.put(site, letter) for letter in letters]
             if len(letters) < _AT_ONCE:
                 return
             await asyncio.wait(tasks)
@@ -214,7 +214,8 @@ class Letters:
                 await asyncio.wait([task])
             await delete_quietly(self._core.blobstore, name)
 
-    def _put(self, site: SiteName, letter: PostedLetter) -> "asyncio.Task[None]":
+    def put(self, site: SiteName, letter: PostedLetter) -> "asyncio.Task[None]":
+        """Put a letter that is durable, and ring the doorbell."""
         key = (letter.router_id, letter.name)
         running = self._putting.get(key)
         if running is not None:

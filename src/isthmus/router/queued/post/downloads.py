@@ -1,0 +1,321 @@
+"""Envelopes that are being fetched: their blobs side by side, all verified before anything counts."""
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
+from typing import Final
+
+from isthmus.contract.letters import Manifest, Receipt, ReceiptState
+from isthmus.envelope.identity import RouterId
+from isthmus.envelope.mailboxes import envelope_blob_name
+from isthmus.errors import BlobMissing, ProviderTrouble, SealBroken
+from isthmus.kit.backoff import delays
+from isthmus.kit.tasks import Tasks
+from isthmus.router.queued.ledger import incoming, ingested
+from isthmus.router.queued.ledger.records import BundleRow, NewCopy
+from isthmus.router.queued.post.lanes import MOST, Lanes
+from isthmus.router.queued.post.mailbox import PostCore, ask_for, delete_quietly
+from isthmus.router.queued.spool.bundles import Spool
+from isthmus.router.queued.spool.inbound import InboundBundle
+from isthmus.router.queued.spool.indexing import StoredObject
+from isthmus.router.queued.trouble import NoRoom, SpoolFailed
+
+_AT_ONCE: Final = 8  # envelopes of which blobs are under way
+_FIRST_WAIT: Final = 0.05
+_MOST_WAIT: Final = 300.0
+_FULL_SECONDS: Final = 30.0
+_CALL_SECONDS: Final = 60.0
+_SLOWEST: Final = 32 * 1024  # bytes a second below which a get is given up
+GRACE_SECONDS: Final = 30.0
+"""How long a blob may be missing before its sender is asked and a person told."""
+_DELETES: Final = 4
+
+
+@dataclass(slots=True)
+class _Pull:
+    """An envelope on its way here."""
+
+    router_id: RouterId
+    manifest: Manifest
+    counter: int
+    order: int
+    resumed: bool
+    began: float
+    bundle: InboundBundle | None = None
+    done: set[int] = field(default_factory=set)
+    damaged: Counter[int] = field(default_factory=Counter)
+    asked: float = 0.0
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each blob starts, and the end."""
+        return list(accumulate(self.manifest.blobs, initial=0))
+
+
+class _Damaged(SealBroken):
+    """What was fetched twice does not verify."""
+
+
+class Downloads:
+    """Fetches envelopes. `received` is told the called title when objects for a device of ours came in."""
+
+    def __init__(
+        self,
+        core: PostCore,
+        spool: Spool,
+        *,
+        owed: Callable[[], None],
+        received: Callable[[str], None],
+        lanes: Lanes | None = None,
+    ) -> None:
+        self.lanes = lanes or Lanes(core.clock)
+        self._core = core
+        self._spool = spool
+        self._owed = owed
+        self._received = received
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._pulls: dict[bytes, _Pull] = {}
+        self._order = 0
+        self._counts: Counter[str] = Counter()
+        self._tasks = Tasks("downloads")
+
+    def __repr__(self) -> str:
+        return f"<Downloads: {len(self._pulls)} envelopes, {self.lanes!r}>"
+
+    def count(self, router_id: str) -> int:
+        """Return how many envelopes of a Router are not here yet."""
+        return self._counts[router_id]
+
+    async def resume(self) -> None:
+        """Go on with what an earlier run began."""
+        for item in await self._core.ledger.read(incoming.pulling):
+            sealed = self._core.local.open_local(incoming.manifest_label(item.envelope_id), item.manifest)
+            self.start(RouterId(item.router_id), Manifest.parse(sealed), item.counter, resumed=True)
+
+    def start(self, router_id: RouterId, manifest: Manifest, counter: int, *, resumed: bool = False) -> None:
+        """Fetch an envelope that the ledger knows of, unless it is being fetched."""
+        if manifest.envelope_id in self._pulls:
+            return
+        self._order += 1
+        pull = _Pull(router_id, manifest, counter, self._order, resumed, self._core.clock.monotonic())
+        self._pulls[manifest.envelope_id] = pull
+        self._counts[router_id] += 1
+        self._tasks.spawn(self._run(pull), name="fetch an envelope")
+
+    async def close(self) -> None:
+        """Stop; what is half here is gone on with at the next start."""
+        await self._tasks.close()
+
+    async def _run(self, pull: _Pull) -> None:
+        site = self._core.site_of(pull.router_id)
+        waits = delays(_FIRST_WAIT, _MOST_WAIT)
+        try:
+            while True:
+                try:
+                    async with self._slots:
+                        if await self._attempt(pull):
+                            break
+                    await self._late(pull)
+                    wait = next(waits)
+                except NoRoom as error:
+                    self._core.alerts.raise_(site, "room", f"objects of site {site} wait in the cloud: {error}")
+                    wait = _FULL_SECONDS
+                except SpoolFailed as error:
+                    self._core.alerts.raise_(site, "room", f"objects of site {site} could not be kept: {error}")
+                    await self._begin_anew(pull)
+                    wait = _FULL_SECONDS
+                except _Damaged:
+                    self._core.alerts.raise_(
+                        site, "damaged", f"what site {site} sent does not verify; it is asked anew"
+                    )
+                    await self._give_up(pull, "unreadable", ReceiptState.UNREADABLE, "")
+                    return
+                except incoming.ForeignObject as error:
+                    self._core.alerts.raise_(site, "foreign", f"site {site}: {error}")
+                    await self._give_up(pull, "held", ReceiptState.HELD, str(error))
+                    return
+                await asyncio.sleep(wait)
+            for matter in ("room", "blob"):
+                self._core.alerts.clear(site, matter)
+        finally:
+            if pull.bundle is not None:
+                pull.bundle.close()
+            self._pulls.pop(pull.manifest.envelope_id, None)
+            self._counts[pull.router_id] -= 1
+
+    async def _attempt(self, pull: _Pull) -> bool:
+        """Fetch what is not here; return whether the envelope is, and counts."""
+        if not pull.done and await self._core.ledger.run(partial(self._take_known, pull)):
+            self._finished(pull)
+            return True
+        if pull.bundle is None:
+            pull.bundle = await self._spool.receive(pull.router_id, pull.manifest)
+            if pull.resumed:
+                prefix = await pull.bundle.verified_prefix()
+                pull.done = {index for index, end in enumerate(pull.starts[1:]) if end <= prefix}
+        if not await self._fetch(pull, pull.bundle):
+            return False
+        try:
+            row, stored = await pull.bundle.commit()
+        except SealBroken:
+            await self._doubt(pull, pull.bundle)
+            return False
+        used = await self._core.ledger.run(partial(self._write, pull, row, stored))
+        pull.bundle.close()
+        if not used:  # every object was here already
+            await pull.bundle.drop()
+        self._finished(pull)
+        return True
+
+    async def _fetch(self, pull: _Pull, bundle: InboundBundle) -> bool:
+        """Fetch blobs, many at a time; return whether none is lacking."""
+        waiting = iter([index for index in range(len(pull.manifest.blobs)) if index not in pull.done])
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                while len(running) < MOST and (index := next(waiting, None)) is not None:
+                    running.add(self._tasks.spawn(self._get(pull, bundle, index), name="get a blob"))
+                if not running:
+                    break
+                ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+        return len(pull.done) == len(pull.manifest.blobs)
+
+    async def _get(self, pull: _Pull, bundle: InboundBundle, index: int) -> None:
+        size = pull.manifest.blobs[index]
+        name = envelope_blob_name(pull.manifest.name_key, index)
+        try:
+            async with self.lanes.lane((0, pull.order, index), size):
+                try:
+                    async with asyncio.timeout(_CALL_SECONDS + size / _SLOWEST):
+                        body = await self._core.blobstore.get(name)
+                except BlobMissing:
+                    return  # an answer, and no trouble of the store's
+        except (ProviderTrouble, TimeoutError):
+            return  # another attempt comes
+        if len(body) != size:
+            self._count_damage(pull, index)
+            return
+        await bundle.pwrite(pull.starts[index], body)
+        pull.done.add(index)
+
+    async def _doubt(self, pull: _Pull, bundle: InboundBundle) -> None:
+        """Find the blob that is damaged, and have it fetched again. Raises _Damaged the second time."""
+        prefix = await bundle.verified_prefix()
+        starts = pull.starts
+        index = next((number for number, end in enumerate(starts[1:]) if prefix < end), len(starts) - 2)
+        pull.done.discard(index)
+        self._count_damage(pull, index)
+
+    @staticmethod
+    def _count_damage(pull: _Pull, index: int) -> None:
+        pull.damaged[index] += 1
+        if pull.damaged[index] > 1:
+            raise _Damaged("a blob does not verify, and did not the second time")
+
+    async def _late(self, pull: _Pull) -> None:
+        """Not all blobs are there: after a while tell, and ask the sender."""
+        now = self._core.clock.monotonic()
+        if now - pull.began < GRACE_SECONDS or now - pull.asked < GRACE_SECONDS:
+            return
+        pull.asked = now
+        site = self._core.site_of(pull.router_id)
+        self._core.alerts.raise_(site, "blob", f"objects that site {site} sent are missing in the cloud; it is asked")
+        await ask_for(self._core, pull.router_id, pull.counter)
+
+    async def _begin_anew(self, pull: _Pull) -> None:
+        if pull.bundle is not None:
+            await pull.bundle.drop()
+            pull.bundle, pull.done = None, set()
+
+    async def _give_up(self, pull: _Pull, state: str, says: ReceiptState, comment: str) -> None:
+        """Say that this envelope will not be kept."""
+        receipt = Receipt(envelope_id=pull.manifest.envelope_id, state=says, comment=comment, at=self._core.clock.now())
+
+        def write(connection: sqlite3.Connection) -> None:
+            if incoming.finish(connection, receipt.envelope_id, 0, state):
+                incoming.owe_receipt(connection, pull.router_id, receipt)
+
+        await self._core.ledger.run(write)
+        if pull.bundle is not None:
+            await pull.bundle.drop()
+        self._owed()
+        self._spawn_delete(pull.manifest)
+
+    # -- in the ledger
+
+    def _take_known(self, pull: _Pull, connection: sqlite3.Connection) -> bool:
+        """If every object is here already, have it delivered for this envelope; return whether that was so."""
+        manifest, now = pull.manifest, self._core.clock.now()
+        known = incoming.known_objects(connection, pull.router_id, manifest)
+        if len(known) < len(manifest.objects) or any(gone for _, gone in known.values()):
+            return False
+        if incoming.finish(connection, manifest.envelope_id, next((b for b, _ in known.values()), 0), "received"):
+            incoming.add_copies_of_known(connection, manifest, known, now=now)
+            self._owe_received(connection, pull, now)
+        return True
+
+    def _write(self, pull: _Pull, row: BundleRow, stored: list[StoredObject], connection: sqlite3.Connection) -> bool:
+        """Have the objects count, all or none; return whether the bundle's file is needed."""
+        manifest, now = pull.manifest, self._core.clock.now()
+        if not incoming.finish(connection, manifest.envelope_id, row.bundle_id, "received"):
+            return True
+        known = incoming.known_objects(connection, pull.router_id, manifest)
+        gone = [object_id for object_id, (_, is_gone) in known.items() if is_gone]
+        incoming.forget_objects(connection, gone)
+        for object_id in gone:
+            del known[object_id]
+        fresh = [item for item in stored if item.object_id not in known]
+        if fresh:
+            ingested.put_bundle(connection, row)
+        places = {item.object_id: index for index, item in enumerate(manifest.objects)}
+        copies = [
+            NewCopy(
+                object_id=item.object_id,
+                bundle_id=row.bundle_id,
+                destination=manifest.called,
+                site=None,
+                calling=manifest.calling,
+                kind=item.meta.kind,
+                since=now,
+                envelope_id=manifest.envelope_id,
+                envelope_index=places[item.object_id],
+                flagged=item.object_id in gone,
+            )
+            for item in fresh
+        ]
+        self._spool.add_objects(connection, manifest.calling, fresh, [[copy] for copy in copies])
+        incoming.add_copies_of_known(connection, manifest, known, now=now)
+        self._owe_received(connection, pull, now)
+        return bool(fresh)
+
+    @staticmethod
+    def _owe_received(connection: sqlite3.Connection, pull: _Pull, now: float) -> None:
+        receipt = Receipt(envelope_id=pull.manifest.envelope_id, state=ReceiptState.RECEIVED, at=now)
+        incoming.owe_receipt(connection, pull.router_id, receipt)
+
+    def _finished(self, pull: _Pull) -> None:
+        self._received(pull.manifest.called)
+        self._owed()
+        self._spawn_delete(pull.manifest)
+
+    def _spawn_delete(self, manifest: Manifest) -> None:
+        self._core.tasks.spawn(self._delete(manifest), name="delete read blobs")
+
+    async def _delete(self, manifest: Manifest) -> None:
+        for first in range(0, len(manifest.blobs), _DELETES):
+            names = (
+                envelope_blob_name(manifest.name_key, index)
+                for index in range(first, min(first + _DELETES, len(manifest.blobs)))
+            )
+            await asyncio.gather(*(delete_quietly(self._core.blobstore, name) for name in names))
