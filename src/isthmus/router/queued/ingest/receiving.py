@@ -5,6 +5,7 @@ read meanwhile. Nothing is acknowledged before it would survive a power cut.
 """
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -168,7 +169,7 @@ class Receiving:
             if request.does is Does.KEEP and request.kind is ObjectKind.STORE:
                 self._begin(request)
         else:
-            self._owe(self._answered(request))
+            self._owe(functools.partial(self._answered, request))
 
     def _begin(self, request: Request) -> None:
         try:
@@ -191,7 +192,7 @@ class Receiving:
         self._data_set(request, b"".join(parts))
         if last:
             self._request = None
-            self._owe(self._answered(request) if request.does is Does.ANSWER else self._keep(request))
+            self._owe(functools.partial(self._answered if request.does is Does.ANSWER else self._keep, request))
 
     def _data_set(self, request: Request, data: bytes) -> None:
         if self._writer is not None:
@@ -206,13 +207,13 @@ class Receiving:
 
     # -- answering -------------------------------------------------------------------------------------------------
 
-    def _owe(self, doing: Coroutine[Any, Any, None]) -> None:
+    def _owe(self, doing: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._busy = True
         self._tasks.spawn(self._pay(doing), name="answer a queued request")
 
-    async def _pay(self, doing: Coroutine[Any, Any, None]) -> None:
+    async def _pay(self, doing: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await doing
+            await doing()
         finally:
             self._busy = False
             if self._over:
