@@ -170,8 +170,7 @@ class Spool:
         if row.gone:
             return True
         try:
-            await asyncio.to_thread(self.path(row.name).unlink)
-            self.room.add(-row.size)
+            self.room.add(-await asyncio.to_thread(_delete, self.path(row.name)))
         except FileNotFoundError:  # deleted just before a crash
             pass
         except OSError as error:  # the next start tries again
@@ -364,6 +363,13 @@ class Spool:
             yield
         except OSError as error:
             raise from_os(error, f"bundle {name}") from error
+
+
+def _delete(path: Path) -> int:
+    """Delete a file and return how many bytes it had."""
+    size = path.stat().st_size
+    path.unlink()
+    return size
 
 
 def _nobody(_: Route) -> bool:

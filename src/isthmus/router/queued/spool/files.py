@@ -81,7 +81,7 @@ class BundleFile:
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self.durable)
-        self._forget(self.durable)
+            self._forget(os.fstat(self._handle).st_size)
         self.close()
 
     def close(self) -> None:

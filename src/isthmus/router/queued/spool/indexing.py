@@ -173,7 +173,7 @@ class Indexer:
         self._ledger = ledger
         self._secrets = secrets
         self._now = now
-        self.study: Final = study
+        self.study = study
         self._lock = threading.Lock()
         self._flushing = asyncio.Lock()
         self._stored: list[tuple[BundleFile, StoredObject]] = []
