@@ -15,7 +15,7 @@ from isthmus.adapters.bridge_http import BridgeConnection, usable_ca
 from isthmus.adapters.signalling.bridge import BridgeSignalling
 from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.stream import Cloud
-from isthmus.contract.notices import PREFIX_BYTES, NoticeKind
+from isthmus.contract.notices import PREFIX_BYTES, WITHOUT_SESSION, NoticeKind
 from isthmus.errors import OperatorError
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.files import folder_lock, make_private_folder
@@ -26,7 +26,9 @@ from isthmus.router.audit import Audit
 from isthmus.router.config import RouterConfig
 from isthmus.router.control.administration import Administration
 from isthmus.router.control.api import Control
+from isthmus.router.control.mirror_operations import MirrorOperations
 from isthmus.router.control.operations import LiveOperations
+from isthmus.router.control.queue_operations import Bells, QueueOperations
 from isthmus.router.keys import Keys, read_membership
 from isthmus.router.lan.listener import LanListener
 from isthmus.router.live.answering import Answering
@@ -34,6 +36,8 @@ from isthmus.router.live.echo import Echo
 from isthmus.router.live.opening import Opening
 from isthmus.router.live.registry import Core, Live
 from isthmus.router.metrics import Metrics
+from isthmus.router.queued import queue as queued
+from isthmus.router.queued.post.office import Post
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.store import Store
 from isthmus.router.sync import Sync
@@ -115,7 +119,8 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
             stream=config.stream,
         )
         live = Live(core)
-        opening = Opening(live)
+        queue = await stack.enter_async_context(queued.running(folder, live, store))
+        opening = Opening(live, queue.ingest)
         live.handle(opening, Answering(live))
         directory.on_change(live.recheck)
         tasks.spawn(live.keep_checking(), name="check what the live associations are allowed")
@@ -123,9 +128,14 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         sync = Sync(
             bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics
         )
-        signalling.on_connected, signalling.on_lost = sync.came_back, sync.went_away
+
+        def came_back() -> None:
+            sync.came_back()
+            queue.post.connected()
+
+        signalling.on_connected, signalling.on_lost = came_back, sync.went_away
         tasks.spawn(sync.run(), name="keep in step with the Bridge")
-        take = functools.partial(_take, live, sync)
+        take = functools.partial(_take, live, sync, queue.post)
         if isinstance(cloud.signalling, PromptSignalling):
             cloud.signalling.attach(keys.router_id, take)
         else:
@@ -139,8 +149,12 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         administration.listening(dicom)
         control = Control(folder, administration, metrics)
         operations = LiveOperations(live, administration, sync, Echo(live, opening), dicom, dicom_tls)
-        for name, operation in operations.table().items():
-            control.register(name, operation)
+        mirror_operations = MirrorOperations(queue.mirror, administration, audit)
+        bells = Bells(deliver=queue.dispatcher.wake, post=queue.post.connected)
+        queue_operations = QueueOperations(queue.spool, queue.sealer, directory, audit, clock, bells)
+        for table in (operations.table(), mirror_operations.table(), queue_operations.table()):
+            for name, operation in table.items():
+                control.register(name, operation)
         address = await stack.enter_async_context(control.serving(config.console))
         stack.push_async_callback(live.drain, config.limits.drain_seconds)
         stack.callback(listener.close)
@@ -156,7 +170,7 @@ async def _listen(signalling: Signalling, router_id: str, take: Callable[[bytes]
         take(notice)
 
 
-def _take(live: Live, sync: Sync, notice: bytes) -> None:
+def _take(live: Live, sync: Sync, post: Post, notice: bytes) -> None:
     """Take a notice where it belongs."""
     kind = notice[0] if notice else 0
     if kind == NoticeKind.NETWORK_CHANGED:
@@ -164,6 +178,8 @@ def _take(live: Live, sync: Sync, notice: bytes) -> None:
     elif kind == NoticeKind.REVOKED:
         live.let_go_of_router(notice[PREFIX_BYTES:].decode("ascii", "replace"))
         sync.network_changed()
+    elif kind in WITHOUT_SESSION:
+        post.notice(notice)
     else:
         live.notice(notice)
 
