@@ -31,7 +31,6 @@ class Part:
         self.log: Final = folder / f"{name}.log"
         self._kind = kind
         self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str] = queue.Queue()
 
     def command(self, *words: str) -> str:
         """Run an `isthmus` command on this part's data folder; return what it printed. Raises PartFailed."""
@@ -54,6 +53,7 @@ class Part:
 
     def start(self, *options: str, environment: Mapping[str, str] | None = None) -> None:
         """Start the process and wait until it says that it is ready. Raises PartFailed with the end of its log."""
+        lines: queue.Queue[str] = queue.Queue()
         with self.log.open("a") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 _isthmus(self._kind, "run", *options, "--data", str(self.data)),
@@ -64,9 +64,9 @@ class Part:
                 env=_environment() | dict(environment or {}),
             )
         assert self._process.stdout is not None
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
+        threading.Thread(target=self._read, args=(self._process.stdout, lines), daemon=True).start()
         try:
-            line = self._lines.get(timeout=_START_TIMEOUT)
+            line = lines.get(timeout=_START_TIMEOUT)
         except queue.Empty:
             line = ""
         if " ready" not in line:
@@ -84,6 +84,11 @@ class Part:
             self._process.wait()
         self._process = None
 
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def wait(self, timeout: float) -> int:
         """Wait for a process that ends by itself; return its exit code. Raises TimeoutError."""
         assert self._process is not None
@@ -94,11 +99,12 @@ class Part:
         self._process = None
         return code
 
-    def _read(self, stream: IO[str]) -> None:
+    @staticmethod
+    def _read(stream: IO[str], lines: "queue.Queue[str]") -> None:
         with stream:
             for line in stream:
-                self._lines.put(line)
-        self._lines.put("")  # it ended: nobody waits in vain
+                lines.put(line)
+        lines.put("")  # it ended: nobody waits in vain
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
