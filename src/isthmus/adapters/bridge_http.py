@@ -6,8 +6,8 @@ certificate that the connection shows. Proxies of the environment (HTTPS_PROXY, 
 
 import asyncio
 import base64
+import contextlib
 import hashlib
-import io
 import json
 import secrets
 import ssl
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import get_env_proxy_for_url
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
@@ -41,12 +43,18 @@ from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry, Untrusted
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.reasons import in_words
+from isthmus.ports.pacing import Pacing, Urgency
 
 REQUEST_SECONDS: Final = 15.0
 CONNECT_SECONDS: Final = 5.0
 _KEEP_ALIVE_SECONDS: Final = 75.0  # above a heartbeat, below what the Bridge grants: a call never pays for TLS set-up
 _CONNECTIONS: Final = 32
+_BLOBS: Final = "/blobs/"
+_QUEUED_BLOBS: Final = "/blobs/q/"
 _EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
+_WRITE_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 1024 * 1024  # what a connection holds before it makes the Bridge wait
+_SLOWEST: Final = 32 * 1024  # bytes a second that a way must carry for a request not to be given up
 Answer = TypeVar("Answer", bound=BaseModel)
 _MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024  # a network of many sites, each with many devices
 
@@ -60,6 +68,8 @@ class BridgeConnection:
     Attributes:
         offset: seconds to add to this machine's clock to get the Bridge's.
         url: the Bridge's URL.
+        up: the cap on what goes to the Bridge, if the operator set one.
+        down: the cap on what comes from it.
     """
 
     def __init__(
@@ -84,6 +94,8 @@ class BridgeConnection:
         """
         self.url = url.rstrip("/")
         self.offset = 0.0
+        self.up: Pacing | None = None
+        self.down: Pacing | None = None
         self._bridge_identity = bridge_identity
         self._identity = identity
         self._ca = ca
@@ -160,11 +172,17 @@ class BridgeConnection:
 
     # what the adapters of the built-in providers need
 
-    async def request(self, method: str, path: str, body: BaseModel | bytes | None = None, *, query: str = "") -> bytes:
-        """Send one signed request below the API's root and return the body of its good answer."""
+    async def request(
+        self, method: str, path: str, body: BaseModel | bytes | None = None, *, query: str = "", most_bytes: int = 0
+    ) -> bytes:
+        """Send one signed request below the API's root and return the body of its good answer.
+
+        `most_bytes` is how long the body, or its answer, may be; it is given more time, as a slow way would need.
+        """
         is_json = isinstance(body, BaseModel)
         content = body.model_dump_json(exclude_none=True).encode() if isinstance(body, BaseModel) else body
         target = f"{API}{path}{'?' + query if query else ''}"
+        up, down = (_Paced.of(pacing, path) for pacing in (self.up, self.down))
         for attempt in (1, 2):
             session, trust = await self._ready()
             headers = self._signed(method, target, content)
@@ -174,12 +192,13 @@ class BridgeConnection:
                 async with session.request(
                     method,
                     URL(self.url + target, encoded=True),  # as it was signed
-                    data=None if content is None else io.BytesIO(content),
+                    data=None if content is None else _Body(content, up),
                     headers=headers,
                     ssl=trust,
                     allow_redirects=False,
+                    timeout=_timeout(most_bytes, up, down),
                 ) as response:
-                    return await _good(response)
+                    return await _good(response, down)
             except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError) as error:
                 # the certificate was renewed, or is not the Bridge's: only the pinned identity can say
                 self._trust = None
@@ -241,7 +260,7 @@ class BridgeConnection:
 
     async def _establish_trust(self) -> BridgeIdentity:
         if self._session is None:
-            self._session = _make_session()
+            self._session = _make_session(self.url)
         if not self.url.startswith("https:"):
             return await self._trust_if_pinned(True)
         try:
@@ -295,13 +314,73 @@ class BridgeConnection:
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
-def _make_session() -> aiohttp.ClientSession:
+class _Paced:
+    """A cap as one request for a blob has to keep it: what is queued waits for what is live."""
+
+    def __init__(self, pacing: Pacing, urgency: Urgency) -> None:
+        self.pacing = pacing
+        self.urgency = urgency
+
+    @classmethod
+    def of(cls, pacing: Pacing | None, path: str) -> Self | None:
+        """Return how a request for `path` keeps the cap; None: there is none, or the request is small."""
+        if pacing is None or pacing.is_free or not path.startswith(_BLOBS):
+            return None
+        return cls(pacing, Urgency.QUEUED if path.startswith(_QUEUED_BLOBS) else Urgency.LIVE)
+
+    async def take(self, size: int) -> None:
+        """Return when so many bytes may go."""
+        await self.pacing.take(size, self.urgency)
+
+
+class _Body(aiohttp.Payload):
+    """A body in memory, handed to the connection in slices without a copy."""
+
+    _value: bytes
+
+    def __init__(self, content: bytes, paced: _Paced | None = None) -> None:
+        super().__init__(content)
+        self._size = len(content)
+        self._paced = paced
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        writer.send_headers()  # with the first slice they would be copied into one
+        view = memoryview(self._value)
+        paced = self._paced
+        step = _WRITE_BYTES if paced is None else paced.pacing.slice_bytes
+        for start in range(0, len(view), step):
+            if paced is not None:
+                await paced.take(min(step, len(view) - start))
+            await writer.write(view[start : start + step])
+
+
+def _make_session(url: str) -> aiohttp.ClientSession:
+    proxy, account = None, None
+    with contextlib.suppress(
+        LookupError
+    ):  # looked up once: left to aiohttp, each request takes a thread, and reads netrc
+        proxy, account = get_env_proxy_for_url(URL(url))
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS),
-        timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+        timeout=_timeout(0),
         headers={"User-Agent": f"isthmus/{__version__}"},
         auto_decompress=False,
-        trust_env=True,
+        proxy=proxy,
+        proxy_auth=account,
+        read_bufsize=_READ_BYTES,
+    )
+
+
+def _timeout(most_bytes: int, *caps: _Paced | None) -> aiohttp.ClientTimeout:
+    """Return how long a request may take: in all, and without a byte of its answer."""
+    rates = [cap.pacing.rate / _CONNECTIONS for cap in caps if cap is not None and cap.pacing.rate is not None]
+    return aiohttp.ClientTimeout(
+        total=REQUEST_SECONDS + most_bytes / min(_SLOWEST, *rates, _SLOWEST),
+        sock_connect=CONNECT_SECONDS,
+        sock_read=REQUEST_SECONDS,
     )
 
 
@@ -327,12 +406,18 @@ def _ca_context(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-async def _good(response: aiohttp.ClientResponse) -> bytes:
-    content = await response.content.read(_MOST_ANSWER_BYTES + 1)
-    while not response.content.at_eof() and len(content) <= _MOST_ANSWER_BYTES:
-        content += await response.content.read(_MOST_ANSWER_BYTES)
-    if len(content) > _MOST_ANSWER_BYTES:
-        raise ProviderTrouble("the Bridge's answer is too long", retry=Retry.NEVER)
+async def _good(response: aiohttp.ClientResponse, paced: _Paced | None = None) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    pieces = response.content.iter_any() if paced is None else response.content.iter_chunked(paced.pacing.slice_bytes)
+    async for part in pieces:
+        if paced is not None:
+            await paced.take(len(part))
+        parts.append(part)
+        size += len(part)
+        if size > _MOST_ANSWER_BYTES:
+            raise ProviderTrouble("the Bridge's answer is too long", retry=Retry.NEVER)
+    content = parts[0] if len(parts) == 1 else b"".join(parts)
     if response.status < 300:
         return content
     raise _problem(response.status, content)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from isthmus.bridge.administration import Administration, store_address, with_stored_database
 from isthmus.bridge.config import BridgeAddress, BridgeConfig
 from isthmus.bridge.control import FILE, Control
+from isthmus.bridge.gathering import GatheringProtocol
 from isthmus.bridge.http import make_app
 from isthmus.bridge.parts import Parts
 from isthmus.bridge.signalling.socket import socket_class
@@ -118,7 +119,7 @@ async def _running(app: ASGIApp, sock: socket.socket, tasks: Tasks, *, tls: Tls 
     settings = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=GatheringProtocol,
         ws=ws,
         lifespan="off",
         log_config=None,

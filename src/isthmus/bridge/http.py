@@ -7,6 +7,7 @@ from isthmus import __version__
 from isthmus.bridge import problems
 from isthmus.bridge.accounts.api import routes as account_routes
 from isthmus.bridge.blobs.api import routes as blob_routes
+from isthmus.bridge.blobs.quick import QuickBlobs
 from isthmus.bridge.directory.api import routes as directory_routes
 from isthmus.bridge.gate import Gate
 from isthmus.bridge.parts import Parts
@@ -28,4 +29,4 @@ def make_app(parts: Parts) -> ASGIApp:
     """Return what uvicorn serves."""
     app = make_api()
     app.state.parts = parts
-    return Gate(app, parts.guard, parts.metrics.count_request)
+    return Gate(QuickBlobs(app, parts), parts.guard, parts.metrics.count_request)

@@ -61,6 +61,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
+async def answer_to(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that ended in an error, as an application with `install` would give it."""
+    if isinstance(error, Problem):
+        return problem_response(error)
+    return await (_on_trouble if isinstance(error, ProviderTrouble) else _on_bug)(request, error)
+
+
 def describe(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI `responses` of an operation that may answer with these problems."""
     return {

@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 import pytest
 
+from isthmus.bridge.blobs.store import Allowance
 from isthmus.bridge.gate import OPEN
 from isthmus.bridge.http import make_api
 from isthmus.contract.rest import API, SessionEnd
@@ -316,7 +317,7 @@ async def test_metrics_are_for_the_operators_token(bridge: BridgeUnderTest, aske
 
 async def test_room_for_blobs_is_counted_for_each_site(bridge: BridgeUnderTest) -> None:
     one, other = await bridge.join("one"), await bridge.join("other")
-    bridge.parts.blobs._quota = 1000
+    bridge.parts.blobs._live = Allowance(quota=1000, lifetime=86400.0)
     await one.client.request("PUT", "/blobs/a", bytes(900))
     with pytest.raises(Problem) as full:
         await one.client.request("PUT", "/blobs/b", bytes(101))

@@ -59,7 +59,8 @@ class BridgeBlobstore:
 
     async def _ask(self, method: str, name: str, body: bytes | None = None) -> bytes:
         try:
-            return await self._bridge.request(method, f"/blobs/{name}", body)
+            most = _MOST_BLOB_BYTES if method == "GET" else len(body or b"")
+            return await self._bridge.request(method, f"/blobs/{name}", body, most_bytes=most)
         except Problem as problem:
             if problem.status == 404:
                 raise BlobMissing(name) from problem

@@ -6,13 +6,12 @@ under `q/`) is kept longer than what is live, and counted apart, so that a full 
 """
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -24,6 +23,9 @@ from isthmus.kit.files import make_private_folder
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _MOST_NAME: Final = 512
 _DIGEST: Final = 32
+_BATCH_BYTES: Final = (
+    2 * 1024 * 1024
+)  # of a body are written at once: what a put holds in memory, and a trip to a thread
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
 _QUEUED: Final = "q/"
 
@@ -87,18 +89,16 @@ class BlobStore:
         if usage.size + size > self._allowance(name).quota or usage.count >= _MOST_BLOBS:
             raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
         usage.size += size  # reserved, so that puts in flight cannot overrun it
-        scratch = self._folder / f"new.{secrets.token_hex(8)}"
+        scratch = _Scratch(self._folder / f"new.{secrets.token_hex(8)}")
         try:
-            written = await self._write(scratch, name, site, digest, body)
-            if written > size:
-                raise Problem(400, "Longer than announced")
-            await asyncio.to_thread(os.link, scratch, self._path(name))
+            written = await self._write(scratch, _header(name, site, digest), name, body, size)
             self._index(Entry(name, site, written, self._clock.now(), digest))
         except FileExistsError:
             return await self._same_again(name, _nothing(), digest)
         finally:
             usage.size -= size
-            await asyncio.to_thread(scratch.unlink, missing_ok=True)
+            if not scratch.kept:
+                await asyncio.to_thread(scratch.drop)
         return True
 
     async def get(self, name: str) -> bytes:
@@ -106,11 +106,11 @@ class BlobStore:
         entry = self._entries.get(name)
         if entry is None:
             raise BlobMissing(name)
+        start = len(_header(name, entry.site, entry.digest))
         try:
-            content = await asyncio.to_thread(self._path(name).read_bytes)
+            return await asyncio.to_thread(_read, self._path(name), start, entry.size)
         except FileNotFoundError as error:
             raise BlobMissing(name) from error
-        return content[_header_length(content) :]
 
     async def delete(self, name: str) -> None:
         """Forget a blob, if there is one."""
@@ -149,14 +149,19 @@ class BlobStore:
         # hashed, since some file systems take two names that differ in case for one
         return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.blob"
 
-    async def _write(self, path: Path, name: str, site: str, digest: bytes, body: AsyncIterator[bytes]) -> int:
-        written = 0
-        with contextlib.closing(await asyncio.to_thread(_create, path)) as file:
-            file.write(_header(name, site, digest))
-            async for chunk in body:
-                written += len(chunk)
-                await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(file.flush)
+    async def _write(self, scratch: "_Scratch", header: bytes, name: str, body: AsyncIterator[bytes], size: int) -> int:
+        """Write header and body and give them their name; return the body's length. Raises FileExistsError."""
+        parts, held, written = [header], 0, 0
+        async for chunk in body:
+            parts.append(chunk)
+            held += len(chunk)
+            written += len(chunk)
+            if written > size:
+                raise Problem(400, "Longer than announced")
+            if held >= _BATCH_BYTES:
+                await asyncio.to_thread(scratch.add, parts)
+                parts, held = [], 0
+        await asyncio.to_thread(scratch.keep, parts, self._path(name))
         return written
 
     async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
@@ -205,8 +210,39 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+def _read(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), size, start)
+
+
+class _Scratch:
+    """A file that has no name of its own until it is whole. Every call is for a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self.kept = False
+
+    def add(self, parts: Sequence[bytes]) -> None:
+        """Write at the end; the file is made with the first part."""
+        if self._file is None:
+            self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self._file.writelines(parts)
+
+    def keep(self, parts: Sequence[bytes], path: Path) -> None:
+        """Write the last parts and give the file its name. Raises FileExistsError."""
+        self.add(parts)
+        assert self._file is not None
+        self._file.close()
+        os.link(self._path, path)
+        self._path.unlink()
+        self.kept = True
+
+    def drop(self) -> None:
+        """Close and delete the file."""
+        if self._file is not None:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
 
 
 def _header(name: str, site: str, digest: bytes) -> bytes:
