@@ -75,18 +75,12 @@ def open_network(
     if not Path(ISTHMUS).exists():
         raise BenchFailed(f"{ISTHMUS} is missing: run `make env`")
     with tempfile.TemporaryDirectory(prefix="bench-isthmus-") as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        run_bridge = ["bridge", "run", "--listen", f"{bridge.address}:0", *([] if tls else ["--no-tls"])]
-        middle = _run(stack, "bridge", bridge, folder / "bridge", run_bridge)
-        until(lambda: _answer(middle, "bridge", "status").get("url"), "Bridge", middle.process)
-        sites = {SENDING_SITE: ("router-sending", sending), RECEIVING_SITE: ("router-receiving", receiving)}
+        places = {SENDING_SITE: sending, RECEIVING_SITE: receiving}
+        middle, members = run_bridge_with_members(stack, Path(name), bridge, places, tls=tls)
         routers: dict[str, Part] = {}
-        for site, (process_name, place) in sites.items():
-            data = folder / site
-            data.mkdir(mode=0o700)
-            _call(place, data, "router", "join", _invite(middle, site))
-            listen = ["--dicom", f"{place.address}:0", "--console", "127.0.0.1:0"]
-            router = _run(stack, process_name, place, data, ["router", "run", *listen])
+        for site, process_name in ((SENDING_SITE, "router-sending"), (RECEIVING_SITE, "router-receiving")):
+            listen = ["--dicom", f"{places[site].address}:0", "--console", "127.0.0.1:0"]
+            router = _run(stack, process_name, places[site], members[site], ["router", "run", *listen])
             until(partial(_connected, router), f"Router of {site} at the Bridge", router.process)
             routers[site] = router
         near, far = routers[SENDING_SITE], routers[RECEIVING_SITE]
@@ -101,6 +95,25 @@ def open_network(
         until(partial(_reachable, near, wanted), "far devices in the directory", near.process)
         host, port = _answer(near, "router", "status")["dicom"].rsplit(":", 1)
         yield IsthmusNetwork(middle, near, far, (host, int(port)))
+
+
+def run_bridge_with_members(
+    stack: contextlib.ExitStack, folder: Path, bridge: Place, sites: Mapping[str, Place], *, tls: bool
+) -> tuple[Part, dict[str, Path]]:
+    """Run a Bridge for as long as `stack`; return it, and for each site the folder of a Router that joined.
+
+    Raises:
+        BenchFailed: a command failed or the Bridge did not become ready.
+    """
+    run = ["bridge", "run", "--listen", f"{bridge.address}:0", *([] if tls else ["--no-tls"])]
+    middle = _run(stack, "bridge", bridge, folder / "bridge", run)
+    until(lambda: _answer(middle, "bridge", "status").get("url"), "Bridge", middle.process)
+    members = {}
+    for site, place in sites.items():
+        data = members[site] = folder / site
+        data.mkdir(mode=0o700)
+        _call(place, data, "router", "join", _invite(middle, site))
+    return middle, members
 
 
 @contextlib.contextmanager
