@@ -195,6 +195,14 @@ class Spool:
                 InboundBundle.open, self.path(name), header, self.secrets, self.room, self.look
             )
 
+    async def delete_unfinished(self, name: str) -> None:
+        """Delete a file that `recover` found unfinished, and that no envelope waits for any more.
+
+        Raises SpoolFailed if it cannot be deleted; one that is not there is none too many.
+        """
+        with self._reading(name), contextlib.suppress(FileNotFoundError):
+            self.room.add(-await asyncio.to_thread(_delete, self.path(name)))
+
     def add_objects(
         self,
         connection: sqlite3.Connection,

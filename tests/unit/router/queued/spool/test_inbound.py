@@ -191,3 +191,15 @@ async def test_two_senders_cannot_choose_the_same_file(home: Home) -> None:
         assert one.name != two.name
         one.close()
         two.close()
+
+
+async def test_an_unfinished_bundle_that_nobody_waits_for_is_deleted(home: Home) -> None:
+    manifest, _ = envelope(home, [b"a"])
+    async with home.running() as spool:
+        (await spool.receive(NORTH, manifest)).close()
+    async with home.running() as spool:
+        (name,) = home.recovered.unfinished
+        await spool.delete_unfinished(name)
+        await spool.delete_unfinished(name)
+        assert home.files() == []
+        assert spool.room.used == 0
