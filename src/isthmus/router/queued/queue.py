@@ -109,15 +109,14 @@ async def _open_spool(folder: Path, live: Live, stack: contextlib.AsyncExitStack
     core = live.core
     place, ledger_file = make_private_folder(folder / SPOOL), folder / LEDGER
     in_use = any(place.iterdir())
-    rebuild = in_use and not ledger_file.exists()
-    if rebuild:
+    if in_use and not ledger_file.exists():
         _log.warning("the ledger of queued objects is gone, and is made anew from the spool")
     secret = load_secret(folder / SECRET, core.random, needed=in_use or ledger_file.exists())
     ledger = Ledger.open(ledger_file)
     stack.push_async_callback(ledger.close)
     sealer = StudySealer(secret)
     spool = Spool(place, secret, ledger, core.clock, Room(place, core.clock), core.random, study=StudyBook(sealer))
-    await recover(spool, rebuild=rebuild)
+    await recover(spool)
     return spool, sealer
 
 

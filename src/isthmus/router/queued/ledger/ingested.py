@@ -31,8 +31,19 @@ _INTO_COPIES: Final = (
     "INSERT INTO copies (object_id, bundle_id, destination, site, calling, kind, since, study_id, state, reason,"
     " envelope_id, envelope_index, flagged, priority) VALUES "
 )
+_COMPLETE: Final = int.from_bytes(b"ISTH", "big")
 _TOGETHER: Final = 100
 _MOST_VALUES: Final = 30_000  # SQLite takes 32,766 in a statement
+
+
+def is_complete(connection: sqlite3.Connection) -> bool:
+    """Return whether the bundles were all put in once: if not, this ledger is new, or takes the place of a lost one."""
+    return bool(connection.execute("PRAGMA application_id").fetchone()[0] == _COMPLETE)
+
+
+def mark_complete(connection: sqlite3.Connection) -> None:
+    """Remember that all bundles are in."""
+    connection.execute(f"PRAGMA application_id = {_COMPLETE}")
 
 
 def put_bundle(connection: sqlite3.Connection, bundle: BundleRow) -> None:

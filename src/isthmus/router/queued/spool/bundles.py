@@ -14,6 +14,7 @@ import structlog
 from isthmus.contract.letters import Manifest
 from isthmus.envelope.identity import RouterId
 from isthmus.envelope.records import ObjectMeta
+from isthmus.kit import platform
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
 from isthmus.kit.tasks import Tasks
@@ -78,6 +79,7 @@ class Spool:
         study: StudyHook | None = None,
     ) -> None:
         self.folder: Final = make_private_folder(folder)
+        platform.fsync_folder(folder.parent)
         self.secrets = SpoolSecrets(secret, random)
         self.room = room
         self.ledger: Final = ledger

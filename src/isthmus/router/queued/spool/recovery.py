@@ -53,22 +53,25 @@ class Recovered:
     unfinished: list[str] = field(default_factory=list)
 
 
-async def recover(spool: Spool, *, rebuild: bool = False) -> Recovered:
+async def recover(spool: Spool) -> Recovered:
     """Bring ledger and bundles together; before `Spool.running`.
 
-    `rebuild`: the ledger was lost and is made anew. All copies are then flagged, since they may be with their devices
-    already, and envelopes of other sites that are whole count as received. Raises NoRoom or SpoolFailed if the ledger
-    or the disk does not do its part.
+    A ledger that never had all bundles takes the place of a lost one, or is the first. All copies are then flagged,
+    since they may be with their devices already, and envelopes of other sites that are whole count as received.
+    Raises NoRoom or SpoolFailed if the ledger or the disk does not do its part; the next start begins again.
     """
     found = Recovered()
     try:
         names = await asyncio.to_thread(_names, spool)
+        complete = await spool.ledger.read(ingested.is_complete)
         spool.start_after(await spool.ledger.read(ingested.highest_bundle))
         for name in names:
-            await _one_file(spool, name, found, rebuild=rebuild)
+            await _one_file(spool, name, found, rebuild=not complete)
         await _missing_files(spool, set(names), found)
     except OSError as error:
         raise from_os(error, "looking through the spool") from error
+    if not complete:
+        await spool.ledger.run(ingested.mark_complete)
     if found.objects or found.cut or found.damaged:
         _log.info("spool recovered", objects=found.objects, bytes_cut=found.cut, damaged=found.damaged)
     return found

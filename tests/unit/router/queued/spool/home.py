@@ -43,12 +43,12 @@ class Home:
         self.recovered = Recovered()
 
     @asynccontextmanager
-    async def running(self, *, rebuild: bool = False, quota: int | None = None) -> AsyncIterator[Spool]:
+    async def running(self, *, quota: int | None = None) -> AsyncIterator[Spool]:
         """Open ledger and spool, recover, and run."""
         ledger = Ledger.open(self.folder / "ledger.db")
         try:
             spool = self.spool(ledger, quota=quota)
-            self.recovered = await recover(spool, rebuild=rebuild)
+            self.recovered = await recover(spool)
             async with spool.running():
                 yield spool
         finally:

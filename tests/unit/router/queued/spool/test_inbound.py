@@ -178,7 +178,7 @@ async def test_a_lost_ledger_knows_whole_envelopes_again_and_their_secrets(home:
             await bundle.pwrite(0, content)
             bundle.close()
         later = home.cut_power(tmp_path / "cut", ledger=False)
-    async with later.running(rebuild=True) as spool:
+    async with later.running() as spool:
         assert await contents(spool) == [b"a" * 1000, b"b"]
         assert later.recovered.unfinished == [bundle.name]
 

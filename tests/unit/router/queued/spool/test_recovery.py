@@ -12,6 +12,7 @@ from tests.unit.router.queued.spool.home import ROUTE, Home, contents, count
 
 from isthmus.router.queued.ledger import ingested
 from isthmus.router.queued.ledger.records import DAMAGED
+from isthmus.router.queued.spool import recovery
 from isthmus.router.queued.spool.bundles import Spool, StoredObject
 from isthmus.router.queued.spool.recovery import verify, verify_doubtful
 from isthmus.testing.depth import count as depth
@@ -38,13 +39,29 @@ async def waiting(spool: Spool) -> list[tuple[str, str, int]]:
 async def test_a_lost_ledger_is_made_again_from_the_bundles(home: Home, tmp_path: Path) -> None:
     await a_small_bundle(home)
     later = home.cut_power(tmp_path / "cut", ledger=False)
-    async with later.running(rebuild=True) as spool:
+    async with later.running() as spool:
         assert await contents(spool) == CONTENTS
         assert later.recovered.objects == 3
         assert await waiting(spool) == [("waiting", "", 1)] * 3
         (row,) = await spool.ledger.read(lambda connection: ingested.bundles_there(connection, after=0, most=9))
         assert (row.calling, row.called, row.objects, row.closed) == ("CT1", "PACS", 3, True)
         assert spool.next_id() > row.bundle_id
+
+
+async def test_a_ledger_that_was_being_made_again_when_the_power_failed_is_made_again(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a_small_bundle(home)
+    later = home.cut_power(tmp_path / "cut", ledger=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "_missing_files", None)
+        with pytest.raises(TypeError):
+            async with later.running():
+                pass
+    async with later.running() as spool:
+        assert await contents(spool) == CONTENTS
+        assert await waiting(spool) == [("waiting", "", 1)] * 3
+        assert await spool.ledger.read(ingested.is_complete)
 
 
 async def test_a_ledger_that_lags_is_completed(home: Home, tmp_path: Path) -> None:
