@@ -134,11 +134,9 @@ class Outbox:
         for envelope, priority in begun:
             self._start(envelope, priority)
         self._promised = -1.0 if begun else self._promised
-        hungry = not more and len(self._active) <= _ENOUGH
-        if hungry and not self._hungry:
-            self._hungry = True
+        self._hungry = not more and len(self._active) <= _ENOUGH
+        if self._hungry:  # also what an association has just left behind
             self._spool.want()
-        self._hungry = hungry
 
     def _begin(
         self, connection: sqlite3.Connection, fars: dict[str, FarMailbox], most: int
