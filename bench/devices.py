@@ -87,7 +87,7 @@ def receiver(
         yield Receiver(process, Door(place.address, port, title))
 
 
-def send(what: Load, door: Door, nagle: Nagle, others: Sequence[Started]) -> Sent:
+def send(what: Load, door: Door, nagle: Nagle, others: Sequence[Started], *, place: Place = HERE) -> Sent:
     """Send a load over one association and return what it took, in time and in processor time of all parts.
 
     storescu ends with a status other than 0 at the first object that is not stored.
@@ -99,7 +99,7 @@ def send(what: Load, door: Door, nagle: Nagle, others: Sequence[Started]) -> Sen
     before = [other.cpu_seconds() for other in others]
     idle = IdleMeter()
     began = time.monotonic()
-    sender = spawn("storescu", _storescu(what, door), environment=nagle.environment)
+    sender = spawn("storescu", [*place.prefix, *_storescu(what, door)], environment=nagle.environment)
     try:
         if not sender.ended_within(_PATIENCE_SECONDS):
             raise BenchFailed(f"storescu took more than {_PATIENCE_SECONDS:g} s")
@@ -117,13 +117,13 @@ def send(what: Load, door: Door, nagle: Nagle, others: Sequence[Started]) -> Sen
         sender.output.unlink(missing_ok=True)
 
 
-def check_arrival(what: Load, door: Door) -> None:
+def check_arrival(what: Load, door: Door, *, place: Place = HERE) -> None:
     """Send a load once, unmeasured, and count the answers: a quick refusal must not pass for a quick transfer.
 
     Raises:
         BenchFailed: not every object was answered with success.
     """
-    command = [*_storescu(what, door), "-v"]
+    command = [*place.prefix, *_storescu(what, door), "-v"]
     sender = spawn("storescu", command, environment=Nagle.OFF.environment)
     try:
         sender.ended_within(_PATIENCE_SECONDS)

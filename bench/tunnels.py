@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.devices import Door, Nagle
-from bench.machine import Started, free_port, require, running, wait_listening
+from bench.machine import HERE, Place, Started, free_port, require, running, wait_listening
 
 STUNNEL = "/usr/bin/stunnel4"
 SSH = "/usr/bin/ssh"
@@ -40,7 +40,7 @@ def direct(receivers: Mapping[Nagle, Door]) -> Iterator[Road]:
 
 
 @contextlib.contextmanager
-def stunnel_pair(receivers: Mapping[Nagle, Door]) -> Iterator[Road]:
+def stunnel_pair(receivers: Mapping[Nagle, Door], *, sending: Place = HERE, receiving: Place = HERE) -> Iterator[Road]:
     """Two stunnels with TLS 1.3 between them and a certificate made for this run."""
     require(STUNNEL, OPENSSL)
     with tempfile.TemporaryDirectory(prefix="bench-stunnel-") as name, contextlib.ExitStack() as stack:
@@ -52,17 +52,20 @@ def stunnel_pair(receivers: Mapping[Nagle, Door]) -> Iterator[Road]:
         far_side = common + f"cert = {folder}/cert.pem\nkey = {folder}/key.pem\n"
         near_side = common + f"client = yes\nCAfile = {folder}/cert.pem\nverifyChain = yes\ncheckHost = localhost\n"
         for nagle, door in receivers.items():
-            far_side += f"[{nagle.name}]\naccept = 127.0.0.1:{middle[nagle]}\nconnect = {door.host}:{door.port}\n"
-            near_side += f"[{nagle.name}]\naccept = 127.0.0.1:{near[nagle]}\nconnect = 127.0.0.1:{middle[nagle]}\n"
+            far_side += (
+                f"[{nagle.name}]\naccept = {receiving.address}:{middle[nagle]}\nconnect = {door.host}:{door.port}\n"
+            )
+            entry, onward = f"{sending.address}:{near[nagle]}", f"{receiving.address}:{middle[nagle]}"
+            near_side += f"[{nagle.name}]\naccept = {entry}\nconnect = {onward}\n"
         (folder / "far.conf").write_text(far_side)
         (folder / "near.conf").write_text(near_side)
-        far = stack.enter_context(running("stunnel-far", [STUNNEL, f"{folder}/far.conf"]))
+        far = stack.enter_context(running("stunnel-far", [*receiving.prefix, STUNNEL, f"{folder}/far.conf"]))
         for port in middle.values():
             wait_listening(far, port)
-        close = stack.enter_context(running("stunnel-near", [STUNNEL, f"{folder}/near.conf"]))
+        close = stack.enter_context(running("stunnel-near", [*sending.prefix, STUNNEL, f"{folder}/near.conf"]))
         for port in near.values():
             wait_listening(close, port)
-        yield Road("stunnel pair", _through(near, receivers), (close, far))
+        yield Road("stunnel pair", _through(near, receivers, sending), (close, far))
 
 
 @contextlib.contextmanager
@@ -100,11 +103,11 @@ def ssh_tunnel(receivers: Mapping[Nagle, Door]) -> Iterator[Road]:
         tunnel = stack.enter_context(running("ssh", [*command, "127.0.0.1"]))
         for port in near.values():
             wait_listening(tunnel, port)
-        yield Road("SSH tunnel", _through(near, receivers), (tunnel, daemon))
+        yield Road("SSH tunnel", _through(near, receivers, HERE), (tunnel, daemon))
 
 
-def _through(ports: Mapping[Nagle, int], receivers: Mapping[Nagle, Door]) -> dict[Nagle, Door]:
-    return {nagle: Door("127.0.0.1", ports[nagle], door.called) for nagle, door in receivers.items()}
+def _through(ports: Mapping[Nagle, int], receivers: Mapping[Nagle, Door], place: Place) -> dict[Nagle, Door]:
+    return {nagle: Door(place.address, ports[nagle], door.called) for nagle, door in receivers.items()}
 
 
 def _make_certificate(folder: Path) -> None:

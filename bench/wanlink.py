@@ -57,6 +57,10 @@ class Wan:
     cloud: Place
     site_b: Place
     carrier: Started
+    cloud_space: str
+    """The cloud's network namespace."""
+    far_space: str
+    """That of siteB."""
 
 
 @contextlib.contextmanager
@@ -102,7 +106,17 @@ def wan(leg_a: Leg = Leg(), leg_b: Leg = Leg(), *, congestion: str | None = None
         command = [sys.executable, "-m", "bench.carrier", *(["--trains"] if trains else []), json.dumps(legs)]
         carrier = stack.enter_context(running("carrier", command))
         until(lambda: True if READY in carrier.said() else None, "carrier at work", carrier)
-        yield Wan(places["siteA"], places["cloud"], places["siteB"], carrier)
+        yield Wan(places["siteA"], places["cloud"], places["siteB"], carrier, cloud, f"{tag}-siteB")
+
+
+def carried_bytes(network: Wan) -> tuple[int, int]:
+    """Return what came out of siteA's leg in the cloud, and out of the cloud's in siteB, so far: bytes of packets."""
+    counts = []
+    for space, device in ((network.cloud_space, "siteA"), (network.far_space, "wan")):
+        show = [IP, "-n", space, "-s", "-j", "link", "show", "dev", device]
+        done = subprocess.run(show, capture_output=True, text=True, check=True)
+        counts.append(int(json.loads(done.stdout)[0]["stats64"]["rx"]["bytes"]))
+    return counts[0], counts[1]
 
 
 @contextlib.contextmanager
