@@ -8,7 +8,25 @@ from typing import Final
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from isthmus import __version__
-from isthmus.cli import alias, audit, bridge, demo, device, directory, doctor, echo, grant, logs, router, sessions, site
+from isthmus.cli import (
+    alias,
+    audit,
+    bandwidth,
+    bridge,
+    delivery,
+    demo,
+    device,
+    directory,
+    doctor,
+    echo,
+    grant,
+    group,
+    logs,
+    queue,
+    router,
+    sessions,
+    site,
+)
 from isthmus.errors import IsthmusError, OperatorError
 
 _FAILED: Final = 1
@@ -28,7 +46,7 @@ app = App(
 )
 
 # These modules are light: what is heavy they import inside their functions.
-for _noun in (bridge, router, site, device, grant, alias):
+for _noun in (bridge, router, site, device, grant, alias, delivery, group, queue, bandwidth):
     app.command(_noun.app)
 for _command in (demo.demo, directory.directory, echo.echo, sessions.sessions, audit.audit, doctor.doctor):
     app.command(_command)

@@ -24,6 +24,7 @@ def directory(*, data: Data = None, as_json: AsJson = False) -> None:
         "name": "NAME",
         "services": "SERVICES",
         "callers": "FOR",
+        "delivery": "DELIVERY",
         "online": "ONLINE",
     }
     lines = [{**row, "callers": row.get("callers") or "all"} for row in rows]

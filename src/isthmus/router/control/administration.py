@@ -22,7 +22,8 @@ from isthmus.kit.files import folder_lock
 from isthmus.kit.names import AETitle, HostPort, SiteName
 from isthmus.router.audit import Audit
 from isthmus.router.control import views
-from isthmus.router.control.device_administration import DeviceAdministration, FieldError, in_field
+from isthmus.router.control.delivery_administration import DeliveryAdministration
+from isthmus.router.control.device_administration import FieldError, in_field
 from isthmus.router.keys import Keys
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.records import Acceptance, Alias, Grant
@@ -45,6 +46,17 @@ OPERATIONS: Final = frozenset(
         "site_accept",
         "site_remove",
         "title_release",
+        "delivery_set",
+        "delivery_list",
+        "delivery_unset",
+        "group_add",
+        "group_set",
+        "group_list",
+        "group_show",
+        "group_remove",
+        "bandwidth_set",
+        "bandwidth_show",
+        "bandwidth_clear",
         "alias_add",
         "alias_list",
         "alias_remove",
@@ -59,7 +71,7 @@ T = TypeVar("T")
 _LONGEST_TIMEOUT: Final = 3600.0  # seconds: an operator who types milliseconds is told so
 
 
-class Administration(DeviceAdministration):
+class Administration(DeliveryAdministration):
     """Every noun of the CLI that is about a Router's own tables."""
 
     def perform(self, operation: str, arguments: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from isthmus.contract.documents import GrantedDevice
 from isthmus.kit.names import AETitle, HostPort, SiteName
 from isthmus.router.audit import AuditRow
 from isthmus.router.routing.directory import Directory
-from isthmus.router.routing.records import Alias, Grant, LocalDevice, UnknownCaller
+from isthmus.router.routing.records import Alias, DeliveryMode, Grant, LocalDevice, UnknownCaller
 
 
 def device_row(device: LocalDevice) -> dict[str, Any]:
@@ -82,7 +82,23 @@ def offer_row(directory: Directory, site: SiteName, device: GrantedDevice, enter
         "callers": device.callers,
         "until": device.until,
         "online": device.online and owner is not None and directory.is_online(owner),
+        "modes": device.modes,
+        "delivery": delivery_words(directory, directory.alias_of(title), title),
     }
+
+
+def delivery_words(directory: Directory, *titles: AETitle | None) -> str:
+    """Return what this site chose for a device with these titles, as a person reads it: "queued, live from CT1"."""
+    wanted = {directory.fold(title) for title in titles if title is not None}
+    names = {device.device_id: device.title for device in directory.devices}
+    rules = [rule for rule in directory.delivery_rules if directory.fold(rule.title) in wanted]
+    general = next((rule.mode.value for rule in rules if rule.from_device is None), DeliveryMode.LIVE.value)
+    special = [
+        f"{rule.mode} from {names[rule.from_device]}"
+        for rule in rules
+        if rule.from_device is not None and rule.from_device in names
+    ]
+    return ", ".join([general, *special])
 
 
 def alias_row(alias: Alias) -> dict[str, Any]:

@@ -11,14 +11,13 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Final, Protocol
 
 from isthmus.errors import OperatorError
 from isthmus.kit.clock import Clock
 from isthmus.ports.pacing import Urgency
+from isthmus.router.routing.records import CapRule, Direction
 
 _BURST_SECONDS: Final = 0.1  # what may be saved up: 1 % of ten seconds
 _SLICE_SECONDS: Final = 0.02
@@ -30,40 +29,6 @@ _MINUTES: Final = 24 * 60
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(bit|bps|B)(?:/s)?", re.IGNORECASE)
 _TIME: Final = re.compile(r"(\d{1,2}):(\d{2})")
 _FACTORS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-
-
-class Direction(StrEnum):
-    """As seen from this site."""
-
-    UP = "up"  # to the providers
-    DOWN = "down"  # from them
-
-
-@dataclass(frozen=True, slots=True)
-class CapRule:
-    """A cap on one direction.
-
-    Attributes:
-        rate: bytes a second.
-        start: minute of the day, local time, from which on it holds.
-        end: minute of the day at which it ends; before `start`: on the next day; the same as `start`: never.
-    """
-
-    direction: Direction
-    rate: int
-    start: int = 0
-    end: int = 0
-
-    @property
-    def is_always(self) -> bool:
-        """Whether it holds all day."""
-        return self.start == self.end
-
-    def holds(self, minute: int) -> bool:
-        """Return whether it holds at this minute of the day."""
-        if self.start <= self.end:
-            return self.is_always or self.start <= minute < self.end
-        return minute >= self.start or minute < self.end
 
 
 def cap_at(rules: Sequence[CapRule], direction: Direction, minute: int) -> int | None:

@@ -157,6 +157,40 @@ class Group:
     members: tuple[AETitle, ...]
 
 
+class Direction(StrEnum):
+    """Which way bytes go between this site and the providers."""
+
+    UP = "up"  # to them
+    DOWN = "down"  # from them
+
+
+@dataclass(frozen=True, slots=True)
+class CapRule:
+    """A cap on what goes one way.
+
+    Attributes:
+        rate: bytes a second.
+        start: minute of the day, local time, from which on it holds.
+        end: minute of the day at which it ends; before `start`: on the next day; the same as `start`: never.
+    """
+
+    direction: Direction
+    rate: int
+    start: int = 0
+    end: int = 0
+
+    @property
+    def is_always(self) -> bool:
+        """Whether it holds all day."""
+        return self.start == self.end
+
+    def holds(self, minute: int) -> bool:
+        """Return whether it holds at this minute of the day."""
+        if self.start <= self.end:
+            return self.is_always or self.start <= minute < self.end
+        return minute >= self.start or minute < self.end
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """An association of another site that may reach one of our devices.

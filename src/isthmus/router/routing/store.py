@@ -21,10 +21,12 @@ from isthmus.kit.names import AETitle, HostPort, SiteName
 from isthmus.router.routing.records import (
     Acceptance,
     Alias,
+    CapRule,
     DeliveryMode,
     DeliveryRule,
     DeviceOptions,
     DeviceTls,
+    Direction,
     Grant,
     Group,
     LocalDevice,
@@ -283,6 +285,17 @@ class Store:
     def delete_delivery_rule(self, title: AETitle, from_device: int | None) -> int:
         """Forget a rule; return how many there were."""
         return self._write("DELETE FROM delivery WHERE title = ? AND from_device IS ?", title, from_device)
+
+    def bandwidth_rules(self) -> list[CapRule]:
+        """Return the caps on the site's line."""
+        rows = self._rows("SELECT value FROM settings WHERE name = 'bandwidth'")
+        stored = json.loads(rows[0][0]) if rows else []
+        return [CapRule(Direction(row[0]), *row[1:]) for row in stored]
+
+    def save_bandwidth_rules(self, rules: Iterable[CapRule]) -> None:
+        """Replace all caps on the site's line."""
+        value = json.dumps([[rule.direction, rule.rate, rule.start, rule.end] for rule in rules])
+        self._write("REPLACE INTO settings VALUES ('bandwidth', ?)", value)
 
     def groups(self) -> list[Group]:
         """Return every group, by title."""

@@ -12,13 +12,12 @@ from isthmus.kit.tasks import Tasks
 from isthmus.ports.pacing import Urgency
 from isthmus.router.queued.bandwidth import (
     Bandwidth,
-    CapRule,
-    Direction,
     Pacer,
     cap_at,
     parse_minute,
     parse_rate,
 )
+from isthmus.router.routing.records import CapRule, Direction
 from isthmus.testing.clock import FakeClock
 
 RATE = 6_250_000  # 50 Mbit/s
