@@ -37,6 +37,7 @@ from isthmus.router.live.opening import Opening
 from isthmus.router.live.registry import Core, Live
 from isthmus.router.metrics import Metrics
 from isthmus.router.queued import queue as queued
+from isthmus.router.queued.bandwidth import Bandwidth
 from isthmus.router.queued.post.office import Post
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.store import Store
@@ -119,6 +120,10 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
             stream=config.stream,
         )
         live = Live(core)
+        bandwidth = Bandwidth(clock, store.bandwidth_rules)
+        bridge.up, bridge.down = bandwidth.up, bandwidth.down
+        directory.on_change(bandwidth.apply)
+        tasks.spawn(bandwidth.run(), name="keep to the caps on the line")
         queue = await stack.enter_async_context(queued.running(folder, live, store))
         opening = Opening(live, queue.ingest)
         live.handle(opening, Answering(live))

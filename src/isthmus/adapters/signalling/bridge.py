@@ -18,6 +18,7 @@ from isthmus.errors import IsthmusError, ProviderTrouble, Retry
 from isthmus.kit import backoff
 from isthmus.kit.complaint import Complaint
 from isthmus.kit.tasks import Tasks
+from isthmus.ports.pacing import Urgency
 from isthmus.ports.signalling import SignallingTraits
 
 _log = structlog.get_logger()
@@ -29,6 +30,8 @@ _FIRST_DELAY: Final = 0.2  # a Bridge restarts in a second, and associations wai
 _MOST_DELAY: Final = 5.0  # a live session is given up after 25 s
 _WRITE_SECONDS: Final = 10.0
 _MAILBOX_BYTES: Final = 64
+_BULK_BYTES: Final = 8 * 1024  # with a cap on the line, notices below this are counted and do not wait
+_SHORTEST_REST: Final = 0.01
 
 
 class BridgeSignalling:
@@ -53,6 +56,7 @@ class BridgeSignalling:
         self._inbox_bytes = 0
         self._arrival: asyncio.Future[None] | None = None
         self._paused = False
+        self._resting = False
         self._closed = False
         self._sink: Callable[[bytes], None] | None = None
 
@@ -68,6 +72,12 @@ class BridgeSignalling:
         """Send a notice to a Router. Raises ProviderTrouble if the Bridge is out of reach or the notice too long."""
         if len(notice) > _MOST_NOTICE_BYTES:
             raise ProviderTrouble(f"a notice has at most {_MOST_NOTICE_BYTES} bytes", retry=Retry.NEVER)
+        up = self._bridge.up
+        if up is not None and not up.is_free:
+            if len(notice) < _BULK_BYTES:
+                up.count(len(notice))
+            else:
+                await up.take(len(notice), Urgency.LIVE)
         socket = self._socket
         if socket is None:
             socket = await self._connected()
@@ -86,6 +96,12 @@ class BridgeSignalling:
         socket = self._socket
         if socket is None or socket.is_full:
             return False
+        up = self._bridge.up
+        if up is not None and not up.is_free:
+            if len(notice) < _BULK_BYTES:
+                up.count(len(notice))
+            elif not up.take_at_once(len(notice), Urgency.LIVE):
+                return False
         socket.send(_mailbox(to), notice)
         return True
 
@@ -178,6 +194,9 @@ class BridgeSignalling:
             raise ProviderTrouble("a Router listens at its own mailbox only", retry=Retry.NEVER)
 
     def _received(self, notice: bytes) -> None:
+        down = self._bridge.down
+        if down is not None and not down.is_free:
+            self._rest(down.count(len(notice)))
         if self._sink is not None:
             self._sink(notice)
             return
@@ -190,7 +209,20 @@ class BridgeSignalling:
 
     def _resume(self) -> None:
         self._paused = False
-        if self._socket is not None:
+        if self._socket is not None and not self._resting:
+            self._socket.resume_reading()
+
+    def _rest(self, seconds: float) -> None:
+        """Read nothing for a while: the line has a cap, and TCP makes the Bridge wait."""
+        if seconds < _SHORTEST_REST or self._resting or self._socket is None:
+            return
+        self._resting = True
+        self._socket.pause_reading()
+        asyncio.get_running_loop().call_later(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._socket is not None and not self._paused:
             self._socket.resume_reading()
 
     def _wake(self) -> None:
