@@ -29,6 +29,7 @@ from isthmus.router.queued.spool.recovery import recover
 from isthmus.router.queued.spool.room import Room
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.store import Store
+from isthmus.testing.network import until
 
 SECRET = b"s" * 32
 PATIENCE = 30.0
@@ -126,8 +127,8 @@ class Site:
     async def deliver(self, *, state: ReceiptState = ReceiptState.DELIVERED, status: int = 0) -> list[bytes]:
         """Say what the device says of every copy that waits for one of ours; return the data sets."""
         rows = await self.rows(
-            "SELECT c.copy_id, c.envelope_id, c.envelope_index, b.far_router, b.name, o.object_id, o.position, o.length,"
-            " b.bundle_id FROM copies AS c JOIN objects AS o ON o.object_id = c.object_id"
+            "SELECT c.copy_id, c.envelope_id, c.envelope_index, b.far_router, b.name, o.object_id, o.position,"
+            " o.length, b.bundle_id FROM copies AS c JOIN objects AS o ON o.object_id = c.object_id"
             " JOIN bundles AS b ON b.bundle_id = c.bundle_id"
             " WHERE c.site IS NULL AND c.state = 'waiting' ORDER BY c.copy_id"
         )
@@ -162,12 +163,13 @@ class Site:
     async def until(self, sql: str, *values: object, seconds: float = PATIENCE) -> None:
         """Wait until a query finds something."""
         try:
-            async with asyncio.timeout(seconds):
-                while not await self.rows(sql, *values):
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
+            await until(lambda: self._finds(sql, values), seconds)
+        except AssertionError:
             copies = await self.rows("SELECT state, COUNT(*) FROM copies GROUP BY state")
             raise AssertionError(f"{self.name}: not in time: {sql}; copies {copies}, {self.alerts}") from None
+
+    async def _finds(self, sql: str, values: tuple[object, ...]) -> bool:
+        return bool(await self.rows(sql, *values))
 
     async def forge(self, envelope_id: bytes, to: "Site") -> None:
         """Claim that an envelope was delivered, whoever's it is."""
@@ -197,9 +199,7 @@ class Site:
 
     async def until_alert(self, part: str) -> None:
         """Wait until a person is told of something."""
-        async with asyncio.timeout(PATIENCE):
-            while not any(part in text for text in self.alerts):
-                await asyncio.sleep(0.005)
+        await until(lambda: any(part in text for text in self.alerts), PATIENCE, what=lambda: str(self.alerts))
 
 
 def meta(content: bytes, kind: ObjectKind = ObjectKind.STORE) -> ObjectMeta:

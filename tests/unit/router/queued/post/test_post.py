@@ -162,7 +162,7 @@ async def test_without_a_fresh_prekey_it_waits_here_and_a_person_is_told(north: 
     north.clock.offset = 40 * 86_400.0
     async with north.running():
         learn_statement = north.directory.mailbox_of
-        north.directory.mailbox_of = lambda router_id: south.directory.mailboxes[north.keys.router_id]  # type: ignore[method-assign,assignment]
+        north.directory.mailbox_of = lambda router_id: south.directory.mailboxes[north.keys.router_id]  # type: ignore[method-assign]
         await north.store_objects(*images(1), to=south)
         await north.until_alert("has not renewed its key")
         assert await north.states() == ["waiting"]
