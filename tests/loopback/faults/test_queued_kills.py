@@ -1,0 +1,66 @@
+"""T1, T2: Routers that die in any I/O call, and disks that forget; what was acknowledged arrives, byte for byte."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from tests.loopback.faults.disk import Disk, build
+from tests.loopback.faults.queued import PATIENCE, QueuedSites, Sender
+
+from isthmus.demo.parts import Part
+from isthmus.kit.tasks import Tasks
+from isthmus.testing.depth import count
+
+KILLS = count(push=5, nightly=500)
+MOST_CALLS = 400  # some twenty objects' worth of I/O calls: kills fall into each of them, and between them
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("disk"))
+
+
+async def kill_again_and_again(sites: QueuedSites, part: Part, disk: Disk, sender: Sender, *, power: bool) -> None:
+    chance = sender.chance
+    tasks = Tasks("test")
+    await asyncio.to_thread(part.stop)
+    await asyncio.to_thread(sites.start, part, disk.environment())
+    for _ in range(KILLS):
+        disk.kill(after=chance.randint(0, MOST_CALLS))
+        sending = tasks.spawn(sender.send(10_000), name="send")
+        await asyncio.to_thread(part.wait, PATIENCE)
+        if power:
+            disk.cut_power()
+        await asyncio.to_thread(sites.start, part, disk.environment())
+        sending.cancel()
+        await tasks.close()
+    await sender.send(20)  # and it works as before
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "power lost"])
+async def test_a_sending_router_that_dies_loses_nothing_it_acknowledged(
+    library: Path, tmp_path: Path, *, power: bool
+) -> None:
+    """T1."""
+    async with QueuedSites.running(tmp_path) as sites:
+        disk = Disk(library, sites.north.data, tmp_path, forgets=power)
+        sender = Sender(sites.north_port, random.Random(1))
+        await kill_again_and_again(sites, sites.north, disk, sender, power=power)
+        await sites.delivered(sender)
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "power lost"])
+async def test_a_receiving_router_that_dies_loses_nothing_and_repeats_little(
+    library: Path, tmp_path: Path, *, power: bool
+) -> None:
+    """T2: at most one object is sent to the archive again for each kill."""
+    async with QueuedSites.running(tmp_path) as sites:
+        disk = Disk(library, sites.south.data, tmp_path, forgets=power)
+        sender = Sender(sites.north_port, random.Random(1))
+        await kill_again_and_again(sites, sites.south, disk, sender, power=power)
+        await sites.delivered(sender)
+        repeated = sum(times - 1 for times in sites.archive.times.values())
+        assert repeated <= KILLS
