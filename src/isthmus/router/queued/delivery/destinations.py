@@ -20,6 +20,7 @@ from isthmus.router.live.session import Parties
 from isthmus.router.queued.delivery.judging import broken, held
 from isthmus.router.queued.delivery.outage import Outage
 from isthmus.router.queued.delivery.reading import Source
+from isthmus.router.queued.delivery.recording import Recorder
 from isthmus.router.queued.delivery.senders import Sender, find_device, find_sender
 from isthmus.router.queued.delivery.sending import MOST_CONTEXTS, Association, DeviceLost, DeviceRefused, Pair
 from isthmus.router.queued.ledger import deliveries
@@ -97,9 +98,10 @@ class Claim:
 class Destination:
     """One device of ours."""
 
-    def __init__(self, title: str, means: Means) -> None:
+    def __init__(self, title: str, means: Means, recorder: Recorder) -> None:
         self.title: Final = title
         self.means: Final = means
+        self.recorder: Final = recorder
         self.outage: Outage | None = None
         self.callers: dict[str, Outage] = {}  # those that the device does not take, by network title
         self.answers = 0  # responses of the device
@@ -112,7 +114,6 @@ class Destination:
         self._taken: set[int] = set()
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._unsaved: list[Outcome] = []
         self._kept = DestinationState(title, down=False, since=0.0, next_probe=0.0, failures=0, reason="")
 
     def __repr__(self) -> str:
@@ -186,8 +187,7 @@ class Destination:
 
     def give_back(self, copies: Iterable[DueCopy]) -> None:
         """Take no longer what was not sent; not what was, as long as the ledger does not know what became of it."""
-        unsaved = {outcome.copy.copy_id for outcome in self._unsaved}
-        self._taken.difference_update({copy.copy_id for copy in copies} - unsaved)
+        self._taken.difference_update(copy.copy_id for copy in copies if not self.recorder.is_behind(copy.copy_id))
 
     def _stopped_callers(self) -> list[str]:
         now = self.means.clock.monotonic()
@@ -224,38 +224,24 @@ class Destination:
     # -- what became of it -----------------------------------------------------------------------------------------
 
     async def hold(self, copies: Sequence[DueCopy], reason: str) -> None:
-        """Hold copies for a reason of ours."""
+        """Hold copies for a reason of ours. Raises NoRoom or SpoolFailed."""
         _log.warning("held", destination=self.title, count=len(copies), reason=reason)
         now = self.means.clock.now()
-        await self.save([held(copy, now, reason) for copy in copies], None)
+        outcomes = [held(copy, now, reason) for copy in copies]
+        await self.means.ledger.run(lambda connection: deliveries.save(connection, outcomes))
+        self.give_back(copies)
+        self.means.observer.recorded(outcomes)
 
-    async def save(self, outcomes: Sequence[Outcome], starting: DueCopy | None) -> None:
-        """Make durable what became of copies, and that `starting` is being sent; then they are taken no longer.
+    def ended(self, outcome: Outcome) -> None:
+        """Note what became of a copy; the ledger follows, and then it is taken no longer."""
+        if outcome.comment:
+            outcome = replace(outcome, sealed=self.means.seal(COMMENT_LABEL, outcome.comment.encode()))
+        self.recorder.ended(outcome)
 
-        Raises NoRoom or SpoolFailed if that cannot be; then they stay taken, and `save_rest` writes them later.
-        """
-        outcomes = [self._sealed(outcome) for outcome in outcomes]
-        try:
-            finished = await self.means.ledger.run(lambda connection: deliveries.save(connection, outcomes, starting))
-        except BaseException:
-            self._unsaved += outcomes
-            raise
-        self.give_back(outcome.copy for outcome in outcomes)
-        if outcomes:
-            self.means.observer.recorded(outcomes)
-        for bundle_id, name in finished:
-            self.means.observer.finished(bundle_id, name)
-
-    async def save_rest(self) -> None:
-        """Write what could not be written. Raises NoRoom or SpoolFailed."""
-        unsaved, self._unsaved = self._unsaved, []
-        if unsaved:
-            await self.save(unsaved, None)
-
-    def _sealed(self, outcome: Outcome) -> Outcome:
-        if not outcome.comment or outcome.sealed is not None:
-            return outcome
-        return replace(outcome, sealed=self.means.seal(COMMENT_LABEL, outcome.comment.encode()))
+    def recorded(self, outcomes: Iterable[Outcome]) -> None:
+        """These are in the ledger: what waited for them may be due."""
+        self._taken.difference_update(outcome.copy.copy_id for outcome in outcomes)
+        self.wake()
 
     # -- the state of the device -----------------------------------------------------------------------------------
 

@@ -15,9 +15,11 @@ from isthmus.router.live.registry import Live
 from isthmus.router.live.session import Parties
 from isthmus.router.queued.delivery.destinations import Destination, Means
 from isthmus.router.queued.delivery.lane import Lane
+from isthmus.router.queued.delivery.recording import Journal, Recorder
 from isthmus.router.queued.delivery.senders import Sender, find_device
 from isthmus.router.queued.delivery.sending import Association, DeviceAssociation, Pair
 from isthmus.router.queued.ledger import deliveries
+from isthmus.router.queued.ledger.deliveries import Outcome
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 from isthmus.router.routing.records import DAY, LocalDevice
 
@@ -30,6 +32,8 @@ MOST_LANES: Final = 4
 TROUBLE_SECONDS: Final = 5.0
 """How long to wait when the ledger cannot be written."""
 CHECK_SECONDS: Final = 60.0
+JOURNAL: Final = "deliveries.log"
+"""Name of the journal, beside the ledger."""
 STOP_SECONDS: Final = 10.0
 """How long what is being sent may take to end when the Router stops."""
 _HELD_TOGETHER: Final = 500
@@ -45,6 +49,8 @@ class Dispatcher:
         self._destinations: dict[str, Destination] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks("deliveries")
+        journal = Journal(means.ledger.path.with_name(JOURNAL))
+        self._recorder = Recorder(means.ledger, journal, self._recorded)
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {list(self._destinations.values())}>"
@@ -52,9 +58,11 @@ class Dispatcher:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Deliver while the block runs; at its end, what is being sent has STOP_SECONDS to end."""
+        await self._recorder.replay()
         for state in await self._means.ledger.read(deliveries.destinations):
             self._destination(state.title).restore(state)
         await self.look()
+        self._tasks.spawn(self._recorder.run(), name="record what became of objects")
         self._tasks.spawn(self._keep_checking(), name="check what waits")
         try:
             yield
@@ -64,6 +72,8 @@ class Dispatcher:
             if self._runners:
                 await asyncio.wait(self._runners.values(), timeout=STOP_SECONDS)
             await self._tasks.close()
+            with contextlib.suppress(NoRoom, SpoolFailed):  # the journal has it, for the next start
+                await self._recorder.flush()
 
     def wake(self, title: str) -> None:
         """Something may be due for the device of ours with this network title."""
@@ -105,8 +115,16 @@ class Dispatcher:
     def _destination(self, title: str) -> Destination:
         held = self._destinations.get(title)
         if held is None:
-            held = self._destinations[title] = Destination(title, self._means)
+            held = self._destinations[title] = Destination(title, self._means, self._recorder)
         return held
+
+    def _recorded(self, outcomes: Sequence[Outcome], finished: Sequence[tuple[int, str]]) -> None:
+        for destination in self._destinations.values():
+            destination.recorded(outcomes)
+        if outcomes:
+            self._means.observer.recorded(outcomes)
+        for bundle_id, name in finished:
+            self._means.observer.finished(bundle_id, name)
 
     async def _run(self, destination: Destination) -> None:
         complaint = Complaint()
@@ -120,8 +138,8 @@ class Dispatcher:
             await destination.wait(wait)
 
     async def _turn(self, destination: Destination) -> float:
-        """Deliver what is due; return how long to wait. Raises NoRoom or SpoolFailed if the ledger is not written."""
-        await destination.save_rest()
+        """Deliver what is due; return how long to wait. Raises NoRoom or SpoolFailed if that cannot be noted."""
+        await self._recorder.room()
         if destination.seconds_to_attempt <= 0:
             await self._run_lanes(destination)
         blocked = destination.seconds_to_attempt

@@ -1,11 +1,11 @@
 """A lane: one association at a time with one destination, filled with object after object.
 
-The result of an object becomes durable while the next one is being sent: the next one's last fragment is kept back
-until that is so. Whatever happens, the device has at most one object whose answer nobody remembers.
+What the device answered to one object is in the journal before the last fragment of the next one leaves: however this
+process ends, the device has at most one object whose answer nobody remembers.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import structlog
@@ -111,12 +111,11 @@ class Lane:
     # -- object after object ---------------------------------------------------------------------------------------
 
     async def _send_all(self, association: Association, sender: Sender, copies: Sequence[DueCopy]) -> None:
-        """Send these, each while the result of the one before becomes durable.
+        """Send these, each read while the one before is being sent.
 
         Raises DeviceLost, DeviceRefused if the device takes none, and _Unreadable if one could not be read to its end.
         """
         destination, spawn = self._destination, self._means.tasks.spawn
-        results: list[Outcome] = []
         ahead: asyncio.Task[OpenedObject | Outcome] | None = None
         try:
             for number, copy in enumerate(copies):
@@ -125,18 +124,17 @@ class Lane:
                 if number + 1 < len(copies):
                     ahead = spawn(self._open(copies[number + 1]), name="read an object")
                 if isinstance(opened, Outcome):
-                    results.append(opened)
+                    destination.ended(opened)
                     continue
-                saved, results = results, []
-                results = [await self._send(association, sender, copy, opened, saved)]
-                await destination.answered(results[0])
+                outcome = await self._send(association, sender, copy, opened)
+                destination.ended(outcome)
+                await destination.answered(outcome)
+                await destination.recorder.room()
                 if destination.stopping:
                     break
         finally:
             if ahead is not None:
                 ahead.cancel()
-            if results:
-                await destination.save(results, None)
 
     async def _open(self, copy: DueCopy) -> OpenedObject | Outcome:
         """Return the object, or that its copy is held."""
@@ -145,28 +143,32 @@ class Lane:
         except (SealBroken, SpoolFailed) as error:
             return self._unreadable(copy, error)
 
-    async def _send(
-        self,
-        association: Association,
-        sender: Sender,
-        copy: DueCopy,
-        opened: OpenedObject,
-        saved: Sequence[Outcome],
-    ) -> Outcome:
-        """Send one object, recording `saved` meanwhile; return what the device said."""
+    async def _send(self, association: Association, sender: Sender, copy: DueCopy, opened: OpenedObject) -> Outcome:
+        """Send one object; return what the device said. Raises NoRoom or SpoolFailed if it cannot be noted."""
         destination = self._destination
-        noted = self._means.tasks.spawn(destination.save(saved, copy), name="record what became of an object")
+        failures: list[SpoolFailed] = []
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                async for piece in opened.pieces():
+                    yield piece
+            except SpoolFailed as error:
+                failures.append(error)
+                raise
+
         try:
             command = _command(opened.meta, sender)
-            response = await association.send(association.agreed[copy.pair], command, opened.pieces(), noted)
+            response = await association.send(
+                association.agreed[copy.pair], command, pieces(), lambda: destination.recorder.starting(copy)
+            )
         except DeviceLost as lost:
-            await noted
-            await destination.save([destination.lost(copy, lost)], None)
+            destination.ended(destination.lost(copy, lost))
             raise
         except (SealBroken, SpoolFailed, RemoteMisuse) as error:
             association.abort()
-            await noted  # if this is what failed, nothing is known of the object but that it was not sent
-            await destination.save([self._unreadable(copy, error)], None)
+            if isinstance(error, SpoolFailed) and error not in failures:
+                raise  # it is the journal that cannot be written: the object is as it was
+            destination.ended(self._unreadable(copy, error))
             raise _Unreadable from error
         return answered(copy, response, self._means.clock.now())
 

@@ -5,7 +5,7 @@ side of the session is not another site but this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Protocol, Self
 
 import structlog
@@ -63,11 +63,11 @@ class Association(Protocol):
         ...
 
     async def send(
-        self, context_id: int, command: CommandSet, pieces: AsyncIterator[bytes], noted: Awaitable[None]
+        self, context_id: int, command: CommandSet, pieces: AsyncIterator[bytes], note: Callable[[], None]
     ) -> CommandSet:
         """Send one message and return its response. Raises DeviceLost.
 
-        The device has all of it only once `noted` is done; what `noted` or `pieces` raises ends the association.
+        `note` is called just before the device can have all of it; what it or `pieces` raises ends the association.
         """
         ...
 
@@ -144,7 +144,7 @@ class DeviceAssociation:
         return association
 
     async def send(
-        self, context_id: int, command: CommandSet, pieces: AsyncIterator[bytes], noted: Awaitable[None]
+        self, context_id: int, command: CommandSet, pieces: AsyncIterator[bytes], note: Callable[[], None]
     ) -> CommandSet:
         """Send one message and return its response. Raises DeviceLost; see `Association`."""
         sent = False
@@ -161,8 +161,8 @@ class DeviceAssociation:
                     await self._room_to_write()
                     self._write(writer.write(piece))
                 head = writer.finish()
-            await noted
             await self._room_to_write()
+            note()
             sent = True
             self._write(head)
             async with asyncio.timeout(RESPONSE_SECONDS):

@@ -108,12 +108,14 @@ class DestinationState:
     reason: str
 
 
-_COPIES: Final = (
+_WAITING: Final = (
     "SELECT c.copy_id, c.object_id, c.bundle_id, b.name, b.far_router, c.calling, c.kind, c.tries, c.first_failed,"
     " c.flagged, c.envelope_id, c.envelope_index, o.position, o.length, o.payload, o.sop_class, o.transfer_syntax"
     " FROM copies AS c JOIN objects AS o ON o.object_id = c.object_id JOIN bundles AS b ON b.bundle_id = c.bundle_id"
-    " WHERE c.destination = ? AND c.site IS NULL AND c.state = 'waiting'"
+    " WHERE c.site IS NULL AND c.state = 'waiting'"
 )
+_COPIES: Final = _WAITING + " AND c.destination = ?"
+_COPY: Final = _WAITING + " AND c.copy_id = ?"
 _DUE: Final = _COPIES + " AND (c.next_try <= ? OR c.next_try > ?) AND " + BARRIER_OPEN
 _ASK_BARRIER: Final = "SELECT 1 FROM copies AS c WHERE c.copy_id = ? AND " + BARRIER_OPEN  # noqa: S608 - constants only
 _ORDER: Final = " ORDER BY c.priority DESC, c.copy_id LIMIT ?"
@@ -158,10 +160,16 @@ def next_try(connection: sqlite3.Connection, destination: str, now: float) -> fl
     return None if first is None else float(first)
 
 
+def waiting_copies(connection: sqlite3.Connection, copy_ids: Iterable[int]) -> list[DueCopy]:
+    """Return those of these copies that wait for a device of ours."""
+    rows = (connection.execute(_COPY, (copy_id,)).fetchone() for copy_id in copy_ids)
+    return [_copy(row) for row in rows if row is not None]
+
+
 def save(
-    connection: sqlite3.Connection, outcomes: Iterable[Outcome], starting: DueCopy | None
+    connection: sqlite3.Connection, outcomes: Iterable[Outcome], in_doubt: Iterable[int] = ()
 ) -> list[tuple[int, str]]:
-    """Write what became of copies, and that `starting` is being sent, so that it is flagged if nobody hears of its end.
+    """Write what became of copies, and flag those `in_doubt`, which their device may have.
 
     What came in an envelope is due a receipt. Returns the bundles (number, name) of which every copy is done.
     """
@@ -188,8 +196,9 @@ def save(
         if changed and outcome.state is not CopyState.WAITING:
             bundles.add(copy.bundle_id)
             _receipt_due(connection, outcome)
-    if starting is not None:
-        connection.execute("UPDATE copies SET flagged = 1 WHERE copy_id = ?", (starting.copy_id,))
+    connection.executemany(
+        "UPDATE copies SET flagged = 1 WHERE copy_id = ? AND state = 'waiting'", [(copy_id,) for copy_id in in_doubt]
+    )
     return _finished(connection, sorted(bundles))
 
 
@@ -211,7 +220,7 @@ def hold_expired(
         )
         for copy in copies
     ]
-    save(connection, held, None)
+    save(connection, held)
     return held
 
 

@@ -86,7 +86,7 @@ class ScriptedAssociation:
         self.over = False
 
     async def send(
-        self, context_id: int, command: CommandSet, pieces: AsyncIterator[bytes], noted: Awaitable[None]
+        self, context_id: int, command: CommandSet, pieces: AsyncIterator[bytes], note: Callable[[], None]
     ) -> CommandSet:
         assert context_id in self.agreed.values()
         number = int.from_bytes(b"".join([piece async for piece in pieces]), "big")
@@ -97,10 +97,10 @@ class ScriptedAssociation:
             answer = self.archive.answer(number)
         except Break as end:
             if end.sent:
-                await noted
+                note()
             self.abort()
             raise DeviceLost("the association was aborted", sent=end.sent) from end
-        await noted
+        note()
         if self.archive.before is not None:
             await self.archive.before()
         self.archive.got.append(number)
@@ -169,6 +169,10 @@ class Bench:
     _numbers: "itertools.count[int]"
     _bundles: "itertools.count[int]"
     dispatcher: Dispatcher = dataclasses.field(init=False)
+
+    def again(self) -> Dispatcher:
+        """Return the dispatcher after a restart."""
+        return Dispatcher(self.dispatcher._means, alert=self.dispatcher._alert)
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
         self.recorded_ += outcomes

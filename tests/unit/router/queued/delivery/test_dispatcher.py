@@ -1,6 +1,8 @@
 """Deliveries against a scripted archive: what counts against an object, what against nothing, and in which order."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.router.queued.delivery.bench import ARCHIVE, CT_PAIR, Bench, Break
@@ -8,9 +10,12 @@ from tests.unit.router.queued.delivery.bench import ARCHIVE, CT_PAIR, Bench, Bre
 from isthmus.contract.letters import ObjectKind, ReceiptState
 from isthmus.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from isthmus.errors import SealBroken
-from isthmus.router.queued.delivery import lane
+from isthmus.router.queued.delivery import lane, recording
+from isthmus.router.queued.delivery.dispatcher import JOURNAL
+from isthmus.router.queued.delivery.recording import Journal
 from isthmus.router.queued.ledger import deliveries
 from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.queued.trouble import NoRoom
 from isthmus.testing.depth import count
 from isthmus.testing.dicom import MR_IMAGE_STORAGE
 from isthmus.testing.network import until
@@ -137,7 +142,7 @@ async def test_an_outage_is_remembered_and_tried_at_once_after_a_restart(bench: 
         await bench.pass_time(3600, step=60)
     since = (await bench.ledger.read(deliveries.destinations))[0].since
     attempts = bench.archive.attempts
-    async with bench.dispatcher.__class__(bench.dispatcher._means, alert=bench.dispatcher._alert).running():
+    async with bench.again().running():
         await until(lambda: bench.archive.attempts > attempts)
         await bench.settle()
         state = (await bench.ledger.read(deliveries.destinations))[0]
@@ -209,9 +214,16 @@ async def test_a_repeat_after_an_answer_that_never_came_is_flagged(bench: Bench)
     assert await bench.rows("flagged") == [0, 1, 0]
 
 
-async def test_a_kill_in_the_middle_repeats_one_object_at_most_and_flags_it(bench: Bench) -> None:
+def _no_room(*_: object) -> None:
+    raise NoRoom("the disk is full")
+
+
+async def test_a_kill_in_the_middle_repeats_one_object_at_most_and_flags_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bench.queue(40)
     reached = asyncio.Event()
+    save = deliveries.save
 
     async def before() -> None:
         if len(bench.archive.got) == 20:
@@ -220,33 +232,82 @@ async def test_a_kill_in_the_middle_repeats_one_object_at_most_and_flags_it(benc
 
     bench.archive.before = before
     async with bench.dispatcher.running():
+        monkeypatch.setattr(deliveries, "save", _no_room)
         await reached.wait()
         for task in list(bench.dispatcher._tasks._running):
             task.cancel()  # at once, with nothing written any more
-        in_doubt = bench.archive.got[-1] + 1
+    monkeypatch.setattr(deliveries, "save", save)
+    assert await bench.states() == {"waiting": 40}  # only the journal knows
     bench.archive.before = None
-    delivered = await bench.rows("copy_id", state="delivered")
-    assert len(delivered) >= 20
-    assert await bench.rows("copy_id", state="waiting", flagged=1) == [in_doubt]
-    async with bench.dispatcher.__class__(bench.dispatcher._means, alert=bench.dispatcher._alert).running():
+    assert len(bench.archive.got) == 20
+    async with bench.again().running():
         await bench.all_are(CopyState.DELIVERED)
-    assert await bench.rows("copy_id", flagged=1) == [in_doubt]
-    assert len(bench.archive.got) == 40
+    assert await bench.rows("copy_id", flagged=1) == [21]
+    assert bench.archive.got == list(range(1, 41))  # the archive notes an object when it answers
+    assert len(await bench.receipts()) == 40
 
 
-async def test_the_last_fragment_waits_until_the_result_before_is_durable(bench: Bench) -> None:
+async def test_a_comment_outlives_a_kill(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.queue(2)
+    bench.archive.answer = lambda number: (0xC000, "Bad tag") if number == 1 else 0
+    save = deliveries.save
+    async with bench.dispatcher.running():
+        monkeypatch.setattr(deliveries, "save", _no_room)
+        await until(lambda: len(bench.archive.got) == 2)
+        for task in list(bench.dispatcher._tasks._running):
+            task.cancel()
+    monkeypatch.setattr(deliveries, "save", save)
+    async with bench.again().running():
+        assert await bench.rows("state, status, comment", copy_id=1) == [("held", 0xC000, b"sealed comment gat daB")]
+        await bench.all_are(CopyState.DELIVERED, CopyState.HELD)
+
+
+async def test_the_answer_to_an_object_is_in_the_journal_before_the_next_one_is_whole(bench: Bench) -> None:
     await bench.queue(10)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[list[int], set[int]]] = []
 
     async def before() -> None:
-        done = await bench.rows("copy_id", state="delivered")
-        flagged = await bench.rows("copy_id", state="waiting", flagged=1)
-        seen.append((len(done), len(flagged)))
+        ends, started = Journal(bench.ledger.path.with_name(JOURNAL)).read()
+        seen.append((sorted(ends), started))
 
     bench.archive.before = before
     async with bench.dispatcher.running():
         await bench.all_are(CopyState.DELIVERED)
-    assert seen == [(number, 1) for number in range(10)]
+    assert seen == [(list(range(1, number)), {number}) for number in range(1, 11)]
+
+
+async def test_a_journal_that_was_cut_in_a_line_still_counts(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.start(1)
+    journal.start(2)
+    journal.close()
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(b'{"copy": 3}\n{"no": 1}\n\xff\n{"copy": 4, "sta')
+    assert journal.read() == ({}, {1, 2, 3})
+
+
+async def test_a_ledger_that_cannot_be_written_stops_the_sending_and_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "MOST_BEHIND", 5)
+    monkeypatch.setattr(recording, "AGAIN_SECONDS", 0.01)
+    await bench.queue(30)
+    full = True
+    save = deliveries.save
+
+    def fails(*arguments: Any) -> Any:
+        if full:
+            raise NoRoom("the disk is full")
+        return save(*arguments)
+
+    monkeypatch.setattr(deliveries, "save", fails)
+    async with bench.dispatcher.running():
+        await until(lambda: len(bench.archive.got) == 5)
+        await bench.settle()
+        assert len(bench.archive.got) == 5
+        full = False
+        await bench.all_are(CopyState.DELIVERED)
+    assert bench.archive.got == list(range(1, 31))
 
 
 async def test_a_pair_that_the_device_does_not_take_is_asked_for_again_and_then_held(bench: Bench) -> None:

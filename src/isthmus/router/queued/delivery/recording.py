@@ -1,0 +1,229 @@
+"""What became of objects, remembered: in a journal before the next object can arrive, in the ledger soon after.
+
+The journal is written without waiting for the disk: it outlives this process, and that is what it is for. However
+the process ends, at most one object of each association has an answer that nobody remembers, and that one is known.
+After a power cut the ledger alone counts; it is some commits behind, never more than MOST_BEHIND objects.
+"""
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from isthmus.router.queued.ledger import deliveries
+from isthmus.router.queued.ledger.database import Ledger
+from isthmus.router.queued.ledger.deliveries import DueCopy, Outcome
+from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.queued.trouble import NoRoom, SpoolFailed, from_os
+
+_log = structlog.get_logger()
+
+MOST_BEHIND: Final = 200
+"""Objects that the ledger may be behind; whoever has more to record waits."""
+AGAIN_SECONDS: Final = 5.0
+_ROTATE_BYTES: Final = 1 << 20
+
+Recorded = Callable[[Sequence[Outcome], Sequence[tuple[int, str]]], None]
+"""Told what is in the ledger now, and which bundles (number, name) nobody needs any more."""
+
+
+class Journal:
+    """A file of lines in JSON: an object is being sent (`start`), or what came of it (`end`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+        self._size = 0
+        self.under_way: set[int] = set()
+        """Copies that are being sent: started, and without an end."""
+
+    def read(self) -> tuple[dict[int, dict[str, Any]], set[int]]:
+        """Return the last end of each copy, and the copies that were started since or never ended."""
+        ends: dict[int, dict[str, Any]] = {}
+        started: set[int] = set()
+        try:
+            lines = self._path.read_bytes().split(b"\n")[:-1]  # the last line is empty, or was not written to its end
+        except FileNotFoundError:
+            return ends, started
+        except OSError as error:
+            raise from_os(error, "reading the journal of deliveries") from error
+        for line in lines:
+            try:
+                row = json.loads(line)
+                copy_id = int(row["copy"])
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by a power cut: the ledger counts
+            if "state" in row:
+                ends[copy_id] = row
+                started.discard(copy_id)
+            else:
+                started.add(copy_id)
+        return ends, started
+
+    def start(self, copy_id: int) -> None:
+        """Note that a copy is being sent. Raises NoRoom or SpoolFailed."""
+        self._append({"copy": copy_id})
+        self.under_way.add(copy_id)
+
+    def end(self, outcome: Outcome) -> None:
+        """Note what became of it. Raises NoRoom or SpoolFailed."""
+        self.under_way.discard(outcome.copy.copy_id)
+        sealed = None if outcome.sealed is None else base64.b64encode(outcome.sealed).decode()
+        self._append(
+            {
+                "copy": outcome.copy.copy_id,
+                "state": outcome.state.value,
+                "at": outcome.at,
+                "status": outcome.status,
+                "sealed": sealed,
+                "reason": outcome.reason,
+                "tries": outcome.tries,
+                "first_failed": outcome.first_failed,
+                "next_try": outcome.next_try,
+                "flagged": outcome.flagged,
+            }
+        )
+
+    def shorten(self) -> None:
+        """Begin anew with what is being sent: all ends are in the ledger. Does nothing while the file is small."""
+        if self._size < _ROTATE_BYTES:
+            return
+        scratch = self._path.with_suffix(".new")
+        try:
+            scratch.write_bytes(b"".join(_line({"copy": copy_id}) for copy_id in self.under_way))
+            self.close()
+            scratch.replace(self._path)
+        except OSError as error:  # it stays as long as it is
+            _log.warning("the journal of deliveries could not be shortened", error=error.strerror)
+
+    def clear(self) -> None:
+        """Forget all: the ledger has it. Raises NoRoom or SpoolFailed."""
+        self.close()
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os(error, "clearing the journal of deliveries") from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        handle, self._handle = self._handle, None
+        self._size = 0
+        if handle is not None:
+            os.close(handle)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        line = _line(row)
+        try:
+            if self._handle is None:
+                self._handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                self._size = os.fstat(self._handle).st_size
+            if os.write(self._handle, line) != len(line):
+                raise NoRoom("the journal of deliveries could not be written to its end")
+        except OSError as error:
+            raise from_os(error, "writing the journal of deliveries") from error
+        self._size += len(line)
+
+
+class Recorder:
+    """Brings the journal's ends into the ledger, many in one commit."""
+
+    def __init__(self, ledger: Ledger, journal: Journal, recorded: Recorded) -> None:
+        self._ledger = ledger
+        self._journal = journal
+        self._recorded = recorded
+        self._waiting: list[Outcome] = []
+        self._writing: list[Outcome] = []
+        self._some = asyncio.Event()
+        self._fewer = asyncio.Event()
+        self._fewer.set()
+        self._now = asyncio.Event()
+
+    async def replay(self) -> None:
+        """Bring into the ledger what the last process left in the journal. Raises NoRoom or SpoolFailed."""
+        ends, started = self._journal.read()
+        if ends or started:
+            finished = await self._ledger.run(
+                lambda connection: deliveries.save(
+                    connection,
+                    [_outcome(copy, ends[copy.copy_id]) for copy in deliveries.waiting_copies(connection, ends)],
+                    started,
+                )
+            )
+            _log.info("deliveries of the last run recorded", ended=len(ends), in_doubt=len(started))
+            self._recorded([], finished)
+        self._journal.clear()
+
+    def starting(self, copy: DueCopy) -> None:
+        """Note that all of a copy's object is about to be with its device. Raises NoRoom or SpoolFailed."""
+        self._journal.start(copy.copy_id)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note what became of a copy; the ledger follows."""
+        try:
+            self._journal.end(outcome)
+        except (NoRoom, SpoolFailed) as trouble:
+            _log.error("the journal of deliveries cannot be written", reason=str(trouble))
+        self._waiting.append(outcome)
+        self._some.set()
+        if len(self._waiting) >= MOST_BEHIND:
+            self._fewer.clear()
+
+    async def room(self) -> None:
+        """Wait while the ledger is too far behind."""
+        await self._fewer.wait()
+
+    def is_behind(self, copy_id: int) -> bool:
+        """Return whether something is known of a copy that is not in the ledger yet."""
+        return any(outcome.copy.copy_id == copy_id for outcome in (*self._waiting, *self._writing))
+
+    async def run(self) -> None:
+        """Write for ever. What cannot be written is tried again; nothing is forgotten meanwhile."""
+        while True:
+            await self._some.wait()
+            try:
+                await self.flush()
+            except (NoRoom, SpoolFailed) as trouble:
+                _log.error("what became of objects waits for the ledger", reason=str(trouble), count=len(self._waiting))
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def flush(self) -> None:
+        """Write what waits. Raises NoRoom or SpoolFailed; then it goes on waiting."""
+        self._some.clear()
+        outcomes, self._waiting = self._waiting, []
+        self._writing = outcomes
+        try:
+            finished = await self._ledger.run(lambda connection: deliveries.save(connection, outcomes))
+        except BaseException:
+            self._waiting[:0] = outcomes
+            self._some.set()
+            raise
+        finally:
+            self._writing = []
+        self._fewer.set()
+        if not self._waiting:
+            self._journal.shorten()
+        self._recorded(outcomes, finished)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def _outcome(copy: DueCopy, row: dict[str, Any]) -> Outcome:
+    return Outcome(
+        copy,
+        CopyState(row["state"]),
+        row["at"],
+        status=row["status"],
+        sealed=None if row["sealed"] is None else base64.b64decode(row["sealed"]),
+        reason=row["reason"],
+        tries=row["tries"],
+        first_failed=row["first_failed"],
+        next_try=row["next_try"],
+        flagged=row["flagged"],
+    )
