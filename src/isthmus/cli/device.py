@@ -42,6 +42,7 @@ def add(
     tls_certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     tls_key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     tls_any_host: Annotated[bool, Parameter(negative="")] = False,
+    modes: Annotated[str | None, Parameter(metavar="live,queued")] = None,
     data: Data = None,
 ) -> None:
     """Register a device of this site, and print what to enter in it. Nobody may reach it until it is granted.
@@ -67,6 +68,7 @@ def add(
         tls_certificate: PEM file that the Router presents to the device.
         tls_key: PEM file with the private key of that certificate.
         tls_any_host: do not insist that the device's certificate names HOST.
+        modes: how other devices may send to it: live, queued, or both, which is what holds without this.
     """
     device = call(
         data,
@@ -81,6 +83,7 @@ def add(
         strip_async=strip_async or None,
         callers_as=callers_as,
         tls=_tls(tls, tls_from, tls_ca, tls_certificate, tls_key, tls_any_host),
+        modes=_modes(modes),
     )
     print(f"Added {device['title']}; other sites will know it as {device['network_title']}.")
     _print_notes(device)
@@ -109,6 +112,7 @@ def set_(
     tls_key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     tls_any_host: Annotated[bool, Parameter(negative="")] = False,
     plain: Annotated[bool, Parameter(negative="")] = False,
+    modes: Annotated[str | None, Parameter(metavar="live,queued")] = None,
     data: Data = None,
 ) -> None:
     """Change what is given of a device; all else stays as it is.
@@ -137,6 +141,7 @@ def set_(
         tls_key: PEM file with the private key of that certificate.
         tls_any_host: do not insist that the device's certificate names its host.
         plain: no TLS in either direction any more.
+        modes: how other devices may send to it from now on: live, queued, or both.
     """
     given = {
         "address": address,
@@ -151,6 +156,7 @@ def set_(
         "callers_as": callers_as,
         "tls": _tls(tls, tls_from, tls_ca, tls_certificate, tls_key, tls_any_host),
         "plain": plain or None,
+        "modes": _modes(modes),
     }
     if all(value is None for value in given.values()):
         raise OperatorError("nothing to change was given", hint="isthmus device set --help")
@@ -354,6 +360,10 @@ def unknown(*, data: Data = None, as_json: AsJson = False) -> None:
 def _line(row: dict[str, Any]) -> dict[str, Any]:
     where = row["host"] if row["port"] is None else f"{row['host']}:{row['port']}"
     return {**row, "address": where, "calls_from": [row["host"], *row["from_addresses"]]}
+
+
+def _modes(text: str | None) -> list[str] | None:
+    return None if text is None else [mode.strip() for mode in text.split(",") if mode.strip()]
 
 
 def _tls(

@@ -14,7 +14,7 @@ from isthmus.router.control import views
 from isthmus.router.keys import Keys
 from isthmus.router.routing.addresses import address_towards
 from isthmus.router.routing.directory import Directory
-from isthmus.router.routing.records import DeviceOptions, DeviceTls, LocalDevice
+from isthmus.router.routing.records import BOTH_MODES, DeviceOptions, DeviceTls, LocalDevice
 from isthmus.router.routing.store import Store
 
 T = TypeVar("T")
@@ -54,8 +54,12 @@ class DeviceAdministration:
         strip_async: bool | None = None,
         callers_as: str | None = None,
         tls: DeviceTls | None = None,
+        modes: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Register a device: `address` as AET@HOST[:PORT], `title` its network title if not the same."""
+        """Register a device: `address` as AET@HOST[:PORT], `title` its network title if not the same.
+
+        `modes`: how others may send to it, "live", "queued" or both.
+        """
         where = in_field("address", DeviceAddress.parse, address)
         device = LocalDevice(
             device_id=0,
@@ -73,6 +77,7 @@ class DeviceAdministration:
             strip_async=strip_async,
             callers_as=callers_as,
             tls=tls,
+            modes=modes,
         )
         return self._save_device(device, "device_add")
 
@@ -92,6 +97,7 @@ class DeviceAdministration:
         callers_as: str | None = None,
         tls: DeviceTls | None = None,
         plain: bool = False,
+        modes: list[str] | None = None,
     ) -> dict[str, Any]:
         """Change what is given of a device.
 
@@ -125,6 +131,7 @@ class DeviceAdministration:
             strip_async=strip_async,
             callers_as=callers_as,
             tls=tls,
+            modes=modes,
         )
         if plain:
             changed = dataclasses.replace(changed, options=dataclasses.replace(changed.options, tls=None))
@@ -253,6 +260,7 @@ def _with_options(
     strip_async: bool | None,
     callers_as: str | None,
     tls: DeviceTls | None,
+    modes: list[str] | None,
 ) -> LocalDevice:
     """Return `device` with what is not None. Raises FieldError naming what will not do."""
     changes: dict[str, Any] = {}
@@ -275,6 +283,11 @@ def _with_options(
         if tls.certificate is not None and tls.key is None:
             raise FieldError("tls", "a certificate needs its private key")
         changes["tls"] = tls
+    if modes is not None:
+        unknown = [mode for mode in modes if mode not in {known.value for known in BOTH_MODES}]
+        if unknown or not modes:
+            raise FieldError("modes", f"a device is sent to live, queued or both, not '{' '.join(unknown)}'")
+        changes["modes"] = tuple(mode for mode in BOTH_MODES if mode.value in modes)
     options: DeviceOptions = dataclasses.replace(device.options, **changes)
     ranges = [in_field("from_address", parse_network, text) for text in from_address or ()]
     kept = () if from_address == [] else device.from_addresses

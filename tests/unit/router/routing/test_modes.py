@@ -8,7 +8,7 @@ from tests.unit.router.refusals import DAY, OFFLINE, PERMANENT_CALLED, PERMANENT
 
 from isthmus.contract.documents import GrantedDevice
 from isthmus.dicom.services import Service
-from isthmus.errors import AssociationRefused
+from isthmus.errors import AssociationRefused, OperatorError
 from isthmus.kit.names import AETitle
 from isthmus.router.routing.modes import Modes
 from isthmus.router.routing.records import BOTH_MODES, DeliveryMode, DeliveryRule, Group, LocalDevice
@@ -220,3 +220,13 @@ def test_a_device_that_is_queued_only_admits_nothing_live_but_what_a_move_of_our
     assert "--modes live,queued" in refused.value.hint
     home.directory.open_return(north.router_id, title("MR1"), title("PACS"), frozenset({"store"}))
     assert home.directory.admit(north.router_id, "MR1", "HOME_PACS", mode=LIVE)
+
+
+def test_an_owner_states_the_modes_of_a_device_and_nothing_that_is_none(home: Any) -> None:
+    row = home.administration.device_add("PACS@192.0.2.20:104", modes=["queued"])
+    assert row["modes"] == (QUEUED,)
+    assert home.administration.device_set("PACS", name="Archive")["modes"] == (QUEUED,)
+    assert home.administration.device_set("PACS", modes=["queued", "live"])["modes"] == BOTH_MODES
+    for wrong in ([], ["sometimes"]):
+        with pytest.raises(OperatorError, match="live, queued or both"):
+            home.administration.device_set("PACS", modes=wrong)
