@@ -41,7 +41,7 @@ def _router(what: Load) -> Iterator[dict[str, Store]]:
         receiver(_TITLE, Nagle.OFF, fork=True) as far,
         isthmus_network.open_network([far.door]) as relay,
     ):
-        relay.sending.call("delivery", "set", far.door.called, "queued")
+        isthmus_network.queue_for(relay, [far.door])
         door = Door(*relay.door, far.door.called)
         bridge = relay.bridge.process
 

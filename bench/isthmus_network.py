@@ -19,6 +19,8 @@ ISTHMUS = str(Path(sys.executable).parent / "isthmus")
 
 SENDING_SITE = "north"
 RECEIVING_SITE = "south"
+# What storescp would say it takes of the loads that are sent here: CT, and multi-frame, Explicit VR Little Endian
+_TAKEN = ("1.2.840.10008.5.1.4.1.1.2:1.2.840.10008.1.2.1", "1.2.840.10008.5.1.4.1.1.7.3:1.2.840.10008.1.2.1")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,23 @@ def open_network(
         until(partial(_reachable, near, wanted), "far devices in the directory", near.process)
         host, port = _answer(near, "router", "status")["dicom"].rsplit(":", 1)
         yield IsthmusNetwork(middle, near, far, (host, int(port)))
+
+
+def queue_for(network: IsthmusNetwork, receivers: Sequence[Door]) -> None:
+    """Have the sending site queue what it sends to these receivers, and wait until it knows what they take.
+
+    Raises:
+        BenchFailed: it did not learn it in time.
+    """
+    for door in receivers:
+        network.receiving.call("device", "probe", door.called, *(f"--declare={pair}" for pair in _TAKEN))
+    for title in {door.called for door in receivers}:
+        until(partial(_queues, network.sending, title), "word of what is taken", network.sending.process)
+
+
+def _queues(router: Part, title: str) -> bool | None:
+    """Choose queued delivery; the answer has a note for as long as it is not known what the device takes."""
+    return None if "not known" in router.call("delivery", "set", title, "queued") else True
 
 
 def run_bridge_with_members(

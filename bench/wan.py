@@ -103,7 +103,7 @@ def _isthmus(site: Site, mode: str, what: Load) -> Iterator[Cross]:
         [door], bridge=network.cloud, sending=network.site_a, receiving=network.site_b
     ) as relay:
         if mode == "queued":
-            relay.sending.call("delivery", "set", door.called, "queued")
+            isthmus_network.queue_for(relay, [door])
         yield partial(_send, site, what, Door(*relay.door, door.called), relay.processes)
 
 
