@@ -10,8 +10,10 @@ from typing import Any
 
 from isthmus.contract.letters import ObjectKind, Receipt, ReceiptState
 from isthmus.contract.rest import Network, SiteEntry
+from isthmus.envelope.identity import Identity
 from isthmus.envelope.records import ObjectMeta
 from isthmus.kit.clock import SystemClock
+from isthmus.kit.files import write_durably
 from isthmus.kit.names import AETitle, SiteName
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
@@ -38,8 +40,18 @@ PATIENCE = 30.0
 class Site:
     """An institution whose Router does nothing but queue. `running` may be entered again after it was left."""
 
-    def __init__(self, folder: Path, name: str, signalling: Signalling, blobstore: Blobstore) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        signalling: Signalling,
+        blobstore: Blobstore,
+        *,
+        identity: Identity | None = None,
+    ) -> None:
         folder.mkdir()
+        if identity is not None:
+            write_durably(folder / "identity.key", identity.private)
         self.folder, self.name = folder, name
         self.signalling, self.blobstore = signalling, blobstore
         self.clock = SystemClock()
