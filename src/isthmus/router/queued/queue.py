@@ -132,7 +132,7 @@ class _Waking:
     def join(self, post: Post, dispatcher: Dispatcher) -> None:
         """Know whom to tell."""
         self._post, self._dispatcher = post, dispatcher
-        self._spool.when_ready(post.bundle_ready)
+        self._spool.when_ready(self._ready)
         self._spool.when_stored(self._stored)
 
     def received(self, title: str) -> None:
@@ -151,6 +151,11 @@ class _Waking:
         """All copies of a bundle are over."""
         del name
         self._tasks.spawn(self._spool.release(bundle_id), name="let a bundle go")
+
+    def _ready(self, bundle_id: int) -> None:
+        assert self._post is not None
+        self._post.bundle_ready(bundle_id)
+        self.finished(bundle_id, "")  # a device may have had all of it before it was closed
 
     def _stored(self, bundle_ids: frozenset[int]) -> None:
         del bundle_ids

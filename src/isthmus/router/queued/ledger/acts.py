@@ -29,7 +29,7 @@ class Acted:
         late: copies that are on their way to another site already.
         bundles: which may be done now.
         titles: devices of ours for which something waits again, or in another order.
-        away: whether something waits again, or in another order, for other sites.
+        away: whether something waits again, or in another order, for other sites, or a receipt is due to them.
     """
 
     count: int = 0
@@ -82,7 +82,7 @@ def retry(connection: sqlite3.Connection, study_id: int | None, destination: str
         " envelope_index = CASE WHEN site IS NULL THEN envelope_index END WHERE copy_id = ? AND state = 'held'",
         (now,),
     )
-    _tell(connection, copies, ReceiptState.RECEIVED, "", now, only=CopyState.HELD)
+    acted.away |= _tell(connection, copies, ReceiptState.RECEIVED, "", now, only=CopyState.HELD)
     waiting = [copy for copy in copies if copy.state is CopyState.WAITING and copy.site is None]
     for copy in waiting:
         changed = connection.execute(
@@ -103,7 +103,7 @@ def hold(connection: sqlite3.Connection, study_id: int | None, destination: str 
         "UPDATE copies SET state = 'held', reason = ?, since = ? WHERE copy_id = ? AND state = 'waiting'",
         (BY_HAND, now),
     )
-    _tell(connection, copies, ReceiptState.HELD, _HELD_THERE, now, only=CopyState.WAITING)
+    acted.away |= _tell(connection, copies, ReceiptState.HELD, _HELD_THERE, now, only=CopyState.WAITING)
     return acted
 
 
@@ -117,7 +117,7 @@ def release(connection: sqlite3.Connection, study_id: int | None, destination: s
         " WHERE copy_id = ? AND state = 'held'",
         (now,),
     )
-    _tell(connection, copies, ReceiptState.RECEIVED, "", now, only=CopyState.HELD)
+    acted.away |= _tell(connection, copies, ReceiptState.RECEIVED, "", now, only=CopyState.HELD)
     return acted
 
 
@@ -135,7 +135,7 @@ def cancel(connection: sqlite3.Connection, study_id: int | None, destination: st
         "UPDATE copies SET state = 'cancelled', since = ? WHERE copy_id = ? AND state IN ('waiting', 'held')",
         (now,),
     )
-    _tell(connection, copies, ReceiptState.HELD, _CANCELLED_THERE, now, only=None)
+    acted.away |= _tell(connection, copies, ReceiptState.HELD, _CANCELLED_THERE, now, only=None)
     return acted
 
 
@@ -185,8 +185,9 @@ def _tell(
     now: float,
     *,
     only: CopyState | None,
-) -> None:
-    """Owe the sender of what came in an envelope a receipt about it."""
+) -> bool:
+    """Owe the sender of what came in an envelope a receipt about it; return whether there is one to tell."""
+    told = False
     for copy in copies:
         if copy.site is not None or copy.far_router is None or copy.envelope_id is None:
             continue
@@ -197,3 +198,5 @@ def _tell(
             "INSERT INTO receipts_due (router_id, receipt) VALUES (?, ?)",
             (copy.far_router, receipt.to_payload().decode()),
         )
+        told = True
+    return told
