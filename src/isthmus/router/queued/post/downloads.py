@@ -93,7 +93,12 @@ class Downloads:
     async def resume(self) -> None:
         """Go on with what an earlier run began."""
         for item in await self._core.ledger.read(incoming.pulling):
-            sealed = self._core.local.open_local(incoming.manifest_label(item.envelope_id), item.manifest)
+            try:
+                sealed = self._core.local.open_local(incoming.manifest_label(item.envelope_id), item.manifest)
+            except SealBroken as error:  # the ledger is another spool's, or damaged
+                site = self._core.site_of(item.router_id)
+                self._core.alerts.raise_(site, "ledger", f"an envelope of site {site} cannot be gone on with: {error}")
+                continue
             self.start(RouterId(item.router_id), Manifest.parse(sealed), item.counter, resumed=True)
 
     def start(self, router_id: RouterId, manifest: Manifest, counter: int, *, resumed: bool = False) -> None:

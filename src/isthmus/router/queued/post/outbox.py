@@ -108,7 +108,11 @@ class Outbox:
         try:
             while True:
                 self._wake.clear()
-                await self._turn()
+                try:
+                    await self._turn()
+                except (NoRoom, SpoolFailed) as error:
+                    _log.error("nothing can be sent to other sites", reason=str(error))
+                    await asyncio.sleep(1.0)
                 await _wait(self._wake, _LOOK_SECONDS)
         finally:
             for task in self._active.values():
@@ -177,34 +181,42 @@ class Outbox:
         site = self._core.site_of(envelope.router_id)
         name_key = self._core.local.open_local(_key_label(envelope.envelope_id), envelope.secret)
         waits = delays(1.0, _MOST_WAIT)
+        first = envelope.uploaded
         while True:
             try:
-                await self._upload(envelope, name_key, priority, first=envelope.uploaded)
-                if await self._post(envelope, name_key):
-                    return
+                await self._upload(envelope, name_key, priority, first=first)
+                first = len(envelope.blobs)
+                await self._post(envelope, name_key)
+                return
             except _NameTaken:
                 self._core.alerts.raise_(site, "blob", f"something else lies where a blob for site {site} belongs")
-                await self._core.ledger.run(lambda connection: outgoing.drop_envelope(connection, envelope.envelope_id))
+                await self._drop(envelope, name_key)
                 return
             except (ProviderTrouble, NoRoom, SpoolFailed) as error:
                 self._core.alerts.raise_(site, "upload", f"objects for site {site} cannot be put: {error}")
             await asyncio.sleep(next(waits))
 
-    async def _post(self, envelope: Envelope, name_key: bytes) -> bool:
-        """Post the letter; return whether the envelope is over, be it that nothing of it is wanted any more."""
+    async def _post(self, envelope: Envelope, name_key: bytes) -> None:
+        """Post the letter; drop the envelope if nothing of it is wanted, or nothing can be written to that site now."""
         far = far_mailbox(self._core, envelope.router_id)
         if far is None:
-            return False
+            await self._drop(envelope, name_key)
+            return
         write = partial(self._write, envelope=envelope, name_key=name_key, far=far)
         try:
             posted = await self._letters.send(far, write)
         except Untrusted as error:
             self._core.alerts.raise_(far.site, "prekey", f"nothing can be sealed for site {far.site}: {error}")
-            return False
+            await self._drop(envelope, name_key)
+            return
         self._core.alerts.clear(far.site, "upload")
         if not posted:
             self._core.tasks.spawn(self._delete(envelope, name_key), name="delete blobs")
-        return True
+
+    async def _drop(self, envelope: Envelope, name_key: bytes) -> None:
+        """Let what of an envelope still waits go in another, when that can be."""
+        await self._core.ledger.run(partial(outgoing.drop_envelope, envelope_id=envelope.envelope_id))
+        self._core.tasks.spawn(self._delete(envelope, name_key), name="delete blobs")
 
     def _write(
         self, connection: sqlite3.Connection, *, envelope: Envelope, name_key: bytes, far: FarMailbox

@@ -5,10 +5,16 @@ import sqlite3
 from functools import partial
 from typing import Final
 
+import structlog
+
 from isthmus.contract.letters import LetterKind
+from isthmus.errors import Untrusted
 from isthmus.router.queued.ledger import outgoing
 from isthmus.router.queued.ledger.outgoing import EMPTY_RECEIPTS, PostedLetter
 from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, far_mailbox
+from isthmus.router.queued.trouble import NoRoom, SpoolFailed
+
+_log = structlog.get_logger()
 
 MOST_IN_LETTER: Final = 500
 GATHER_SECONDS: Final = 1.0
@@ -52,7 +58,12 @@ class ReceiptsOut:
             except TimeoutError:
                 pass
             self._wake.clear()
-            await self.turn()
+            try:
+                await self.turn()
+            except (NoRoom, SpoolFailed, Untrusted) as error:
+                _log.error("receipts could not be sent", reason=str(error))
+                self._wake.set()
+                await asyncio.sleep(ACK_SECONDS)
 
     async def turn(self) -> None:
         """Send what is due now."""

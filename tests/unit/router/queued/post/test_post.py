@@ -1,10 +1,13 @@
 """Objects from one site to another, and word of them back."""
 
+import asyncio
+
 import pytest
 from tests.unit.router.queued.post.sites import Site, learn
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.contract.letters import ObjectKind, ReceiptState
+from isthmus.router.queued.trouble import NoRoom
 
 
 def images(count: int, size: int = 300_000) -> list[bytes]:
@@ -198,3 +201,45 @@ async def test_a_site_that_is_there_but_says_nothing_gets_it_again_and_a_person_
         assert {blob.name async for blob in cloud[1].list("")} == names
     async with south.running():
         await south.until_all("waiting", 2, ours=True)
+
+
+async def test_what_goes_to_a_site_that_is_removed_meanwhile_waits_and_blocks_nobody(
+    north: Site, south: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with north.running():
+        put, gate = north.blobstore.put, asyncio.Event()
+
+        async def slowly(name: str, body: bytes) -> None:
+            await gate.wait()
+            await put(name, body)
+
+        monkeypatch.setattr(north.blobstore, "put", slowly)
+        await north.store_objects(*images(1), to=south)
+        await north.until("SELECT 1 FROM envelopes WHERE state = 'uploading'")
+        learned, north.directory.verified = north.directory.verified, {}
+        gate.set()
+        await north.until("SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM envelopes)")
+        assert await north.states() == ["waiting"]
+        north.directory.verified = learned
+        north.post.outbox.wake()
+        await north.until_all("posted", 1)
+
+
+async def test_the_post_goes_on_after_the_ledger_had_no_room(north: Site, south: Site) -> None:
+    async with north.running(), south.running():
+        run = north.ledger.run
+
+        asked = asyncio.Event()
+
+        async def full(_work: object) -> None:
+            asked.set()
+            raise NoRoom("no room for the ledger")
+
+        north.ledger.run = full  # type: ignore[method-assign,assignment]
+        north.post.outbox.wake()
+        north.post.receipts_due()
+        south.post.outbox.wake()
+        await asked.wait()
+        north.ledger.run = run  # type: ignore[method-assign]
+        await north.store_objects(*images(1), to=south)
+        await south.until_all("waiting", 1, ours=True)
