@@ -5,6 +5,7 @@ response to an object. What is claimed is known here only: after a crash it simp
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -32,8 +33,8 @@ from isthmus.router.routing.records import LocalDevice
 
 _log = structlog.get_logger()
 
-BATCH_COPIES: Final = 64
-BATCH_BYTES: Final = 64 * 1024 * 1024
+BATCH_COPIES: Final = 256
+BATCH_BYTES: Final = 128 * 1024 * 1024
 MOST_TRANSIENT: Final = 10
 """So many transient answers in a row are an outage too: an archive whose disk is full need not see every object."""
 COMMENT_LABEL: Final = "comment"
@@ -170,13 +171,13 @@ class Destination:
         """
         async with self._claiming:
             while not self.stopping:
-                head = await self._due(but=self._stopped_callers(), most=1)
-                if not head:
+                due = await self._due(self._stopped_callers())
+                if not due:
                     return None
                 device = find_device(self.means.directory, self.title)
                 if device is None:
                     raise DeviceRefused(f"this site has no device {self.title} any more", hint="isthmus device list")
-                copies = _batch(await self._due(calling=head[0].calling, most=BATCH_COPIES))
+                copies = _batch(due)
                 claim = await self._judge(device, copies)
                 if claim is not None:
                     self._taken.update(copy.copy_id for copy in claim.copies)
@@ -193,18 +194,21 @@ class Destination:
         now = self.means.clock.monotonic()
         return [calling for calling, outage in self.callers.items() if outage.next_probe > now]
 
-    async def _due(self, *, most: int, calling: str | None = None, but: Sequence[str] = ()) -> list[DueCopy]:
+    async def _due(self, but: Sequence[str]) -> list[DueCopy]:
+        """Return the copy that comes next, of a sender that is none of `but`, and those of the same sender after it."""
         now, taken = self.means.clock.now(), frozenset(self._taken)
-        return await self.means.ledger.read(
-            lambda connection: deliveries.due(
-                connection, self.title, now, calling=calling, but=but, taken=taken, most=most
-            )
-        )
+
+        def ask(connection: sqlite3.Connection) -> list[DueCopy]:
+            head = deliveries.due(connection, self.title, now, but=but, taken=taken, most=1)
+            if not head:
+                return []
+            calling = head[0].calling
+            return deliveries.due(connection, self.title, now, calling=calling, taken=taken, most=BATCH_COPIES)
+
+        return await self.means.ledger.read(ask)
 
     async def _judge(self, device: LocalDevice, copies: list[DueCopy]) -> Claim | None:
         """Return the claim on what may be sent; hold the rest. None if nothing may."""
-        if not copies:
-            return None
         first = copies[0]
         if device.disabled:
             raise DeviceRefused(f"{device.title} is disabled", hint=f"isthmus device enable {device.title}")

@@ -1,6 +1,9 @@
 """Deliveries against a scripted archive: what counts against an object, what against nothing, and in which order."""
 
 import asyncio
+import sqlite3
+import tracemalloc
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -495,3 +498,37 @@ async def test_t21_bad_objects_among_many_are_held_and_hold_nobody_up(bench: Ben
     assert await bench.states() == {"delivered": many - many // 100, "held": many // 100}
     assert bench.archive.got == list(range(1, many + 1))
     assert bench.archive.attempts == 1
+
+
+async def test_memory_does_not_grow_with_what_waits(bench: Bench) -> None:
+    many = count(push=3_000, nightly=100_000)
+    await bench.queue(1)
+
+    def multiply(connection: sqlite3.Connection) -> None:
+        numbers = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+        connection.execute(
+            f"{numbers} INSERT INTO objects SELECT CAST(printf('%016d', i) AS BLOB), bundle_id, position, length,"
+            " digest, kind, calling, called, association, sop_class, transfer_syntax, instance_mac, study_id, received,"
+            " payload FROM n, objects",
+            (many,),
+        )
+        connection.execute(
+            f"{numbers} INSERT INTO copies (object_id, bundle_id, destination, calling, kind, state, since)"
+            " SELECT CAST(printf('%016d', i) AS BLOB), bundle_id, destination, calling, kind, state, since"
+            " FROM n, copies",
+            (many,),
+        )
+
+    await bench.ledger.run(multiply)
+    bench.objects.numbers = defaultdict(int, bench.objects.numbers)
+    tracemalloc.start()
+    try:
+        async with bench.dispatcher.running():
+            await until(lambda: len(bench.archive.got) >= 600, 60)
+            before = tracemalloc.get_traced_memory()[0]
+            await until(lambda: len(bench.archive.got) >= 1_800, 60)
+            after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 * 1024 * 1024
+    assert peak < 8 * 1024 * 1024
