@@ -160,6 +160,8 @@ def show_(study: Study, /, *, data: Data = None, as_json: AsJson = False) -> Non
         )
         print()
     _table(answer["rows"])
+    for title, count in answer["repeats"].items():
+        print(f"\n{title} may have {count} of them twice.")
     if answer["held"]:
         print("\nHeld:")
         columns = {
@@ -189,7 +191,14 @@ def first(study: Study, /, *, destination: To = None, data: Data = None) -> None
 
 
 @app.command
-def retry(study: Study, /, *, destination: To = None, data: Data = None) -> None:
+def retry(
+    study: Study,
+    /,
+    *,
+    destination: To = None,
+    lost_there: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+) -> None:
     """Send again what is held, and at once what waits for its next try.
 
     What is held at another site is sent there again; retrying it at that site spares the way.
@@ -197,12 +206,15 @@ def retry(study: Study, /, *, destination: To = None, data: Data = None) -> None
     ```
     isthmus queue retry 3f29ab10
     isthmus queue retry 3f29ab10 --destination SOUTH_PACS
+    isthmus queue retry 3f29ab10 --lost-there
     ```
 
     Args:
         study: its name in `isthmus queue list`.
+        lost_there: also what the other site has already, or should fetch: its Router was lost with its disk. If it
+            was not, its device gets that twice.
     """
-    _act(data, "queue_retry", study, destination, "are tried again")
+    _act(data, "queue_retry", study, destination, "are tried again", lost_there=lost_there)
 
 
 @app.command
@@ -308,8 +320,8 @@ def export(
         print(f"Note: {damaged} objects are damaged in the spool and were not written")
 
 
-def _act(data: Path | None, operation: str, study: str, destination: str | None, what: str) -> None:
-    answer = call_running(data, Part.ROUTER, operation, study=study, destination=destination)
+def _act(data: Path | None, operation: str, study: str, destination: str | None, what: str, **more: object) -> None:
+    answer = call_running(data, Part.ROUTER, operation, study=study, destination=destination, **more)
     print(f"{answer['objects']} objects of study {answer['study']} {what}.")
     if answer["too_late"]:
         print(f"Note: {answer['too_late']} are on their way to another site already, or there")

@@ -108,6 +108,7 @@ class QueueOperations:
         study_id = await self._study(study)
         rows = await self._rows([study_id], done=True, private=True)
         held = await self._ledger.read(lambda connection: views.held(connection, study_id, most=100))
+        repeats = await self._ledger.read(lambda connection: views.repeats(connection, study_id))
         self._audit.looked("queue_show", rows[0]["study"] if rows else study)
         shown = [
             {
@@ -120,7 +121,7 @@ class QueueOperations:
             }
             for row in held
         ]
-        return {"rows": rows, "held": shown}
+        return {"rows": rows, "held": shown, "repeats": repeats}
 
     # -- doing
 
@@ -128,9 +129,12 @@ class QueueOperations:
         """Let a study go before all others."""
         return await self._act("queue_first", acts.first, study, destination)
 
-    async def queue_retry(self, study: str, destination: str | None = None) -> dict[str, Any]:
-        """Send again what is held, and at once what waits for its next try."""
-        return await self._act("queue_retry", acts.retry, study, destination)
+    async def queue_retry(self, study: str, destination: str | None = None, lost_there: bool = False) -> dict[str, Any]:
+        """Send again what is held, and at once what waits for its next try.
+
+        `lost_there`: also what the other site has already, or should fetch: its Router was lost.
+        """
+        return await self._act("queue_retry", acts.send_anew if lost_there else acts.retry, study, destination)
 
     async def queue_hold(self, study: str, destination: str | None = None) -> dict[str, Any]:
         """Keep back what has not left."""

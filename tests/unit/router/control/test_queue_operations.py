@@ -255,6 +255,28 @@ async def test_what_another_site_holds_is_sent_there_again_in_a_new_envelope(que
     assert queue.posted == [True]
 
 
+async def test_what_the_router_of_another_site_lost_is_sent_there_once_more(queue: Queue) -> None:
+    await queue.store(1, 3, "FAR", site="south")
+    await queue.sql("UPDATE copies SET state = 'posted', envelope_id = x'01', envelope_index = 0 WHERE copy_id = 1")
+    await queue.sql("UPDATE copies SET state = 'received', envelope_id = x'01', envelope_index = 1 WHERE copy_id = 2")
+    await queue.sql("UPDATE copies SET state = 'delivered' WHERE copy_id = 3")
+    study = (await queue.only())["study"]
+    assert (await queue.operations.queue_retry(study))["objects"] == 0
+    assert (await queue.operations.queue_retry(study, lost_there=True))["objects"] == 2
+    assert await queue.sql("SELECT state, envelope_id FROM copies") == [
+        ("waiting", None),
+        ("waiting", None),
+        ("delivered", None),
+    ]
+
+
+async def test_what_a_device_may_have_twice_is_counted(queue: Queue) -> None:
+    await queue.store(1, 3, "PACS")
+    await queue.sql("UPDATE copies SET state = 'delivered', flagged = copy_id < 3")
+    (row,) = await queue.operations.queue_find(accession="A1")
+    assert (await queue.operations.queue_show(row["study"]))["repeats"] == {"PACS": 2}
+
+
 async def test_the_sender_is_told_what_a_person_does_with_its_objects_here(queue: Queue) -> None:
     await queue.store(1, 1, "PACS")
     await queue.sql("UPDATE bundles SET direction = 'in', far_router = 'ROUTER'")

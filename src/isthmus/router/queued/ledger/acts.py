@@ -94,6 +94,20 @@ def retry(connection: sqlite3.Connection, study_id: int | None, destination: str
     return acted
 
 
+def send_anew(connection: sqlite3.Connection, study_id: int | None, destination: str | None, now: float) -> Acted:
+    """Do as `retry`, and send once more what another site has or should fetch: its Router lost it."""
+    acted = retry(connection, study_id, destination, now)
+    for copy in _copies(connection, study_id, destination, (CopyState.POSTED, CopyState.RECEIVED)):
+        changed = connection.execute(
+            "UPDATE copies SET state = 'waiting', since = ?, envelope_id = NULL, envelope_index = NULL, reason = '',"
+            " flagged = 1 WHERE copy_id = ? AND site IS NOT NULL AND state IN ('posted', 'received')",
+            (now, copy.copy_id),
+        ).rowcount
+        acted.count += changed
+        acted.away |= bool(changed)
+    return acted
+
+
 def hold(connection: sqlite3.Connection, study_id: int | None, destination: str | None, now: float) -> Acted:
     """Keep back what has not left, until `release`."""
     copies = _copies(connection, study_id, destination, (CopyState.WAITING, CopyState.POSTED, CopyState.RECEIVED))

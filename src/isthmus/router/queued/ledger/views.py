@@ -158,6 +158,16 @@ def held(connection: sqlite3.Connection, study_id: int | None, *, most: int) -> 
     return list(together.values())
 
 
+def repeats(connection: sqlite3.Connection, study_id: int | None) -> dict[str, int]:
+    """Return for each destination how many delivered objects it may have got twice, or said that it had already."""
+    rows = connection.execute(
+        "SELECT destination, COUNT(*) FROM copies WHERE study_id IS ? AND state = 'delivered' AND flagged"
+        " GROUP BY destination",
+        (study_id,),
+    )
+    return dict(rows.fetchall())
+
+
 def outages(connection: sqlite3.Connection) -> dict[str, Outage]:
     """Return the devices of ours that do not take objects now, by network title."""
     rows = connection.execute("SELECT title, since, next_probe, reason FROM destinations WHERE down")
