@@ -314,3 +314,47 @@ async def test_a_mailbox_that_a_person_renews_starts_anew_and_loses_nothing(
         await south.until_all("waiting", 3, ours=True)
         await south.deliver()
         await north.until_all("delivered", 3)
+
+
+async def test_an_upload_that_was_cut_off_goes_on_near_where_it_was(
+    north: Site, south: Site, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "SMALL_BLOB", 10_000)
+    provider.stop_at = 150  # two steps to a put
+    async with north.running():
+        await north.store_objects(bytes(1_000_000), to=south)
+        await provider.stopped.wait()
+        await north.until("SELECT 1 FROM envelopes WHERE uploaded >= 32")
+    provider.stop_at, provider.calls = -1, 0
+    async with north.running():
+        await north.until_all("posted", 1)
+        assert provider.calls < 2 * 80
+    async with south.running():
+        await south.until_all("waiting", 1, ours=True)
+        assert await south.deliver() == [bytes(1_000_000)]
+
+
+async def test_a_download_that_was_cut_off_goes_on_near_where_it_was(
+    north: Site, south: Site, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "SMALL_BLOB", 10_000)
+    async with north.running():
+        await north.store_objects(*images(50), to=south)
+        await north.until("SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM copies WHERE state <> 'posted')")
+    gets: list[str] = []
+
+    def note(name: str, body: bytes | None) -> bytes | None:
+        gets.append(name)
+        return body
+
+    provider.on_get = note
+    provider.stop_at, provider.calls = 120, 0
+    async with south.running():
+        await provider.stopped.wait()
+    first = set(gets)
+    gets.clear()
+    provider.stop_at = -1
+    async with south.running():
+        await south.until_all("waiting", 50, ours=True)
+        assert len(first & set(gets)) < len(first) // 2
+        assert sorted(await south.deliver()) == sorted(images(50))
