@@ -42,6 +42,11 @@ class OneSite:
     def finished(self, bundle_id: int, name: str) -> None:
         self.finished_.append(bundle_id)
 
+    @staticmethod
+    def store_command(sop_class: str, sop_instance: str) -> bytes:
+        """Return the command set of a C-STORE-RQ."""
+        return store_command(7, sop_class, sop_instance)
+
     async def device(self, port: int, title: str = "ARCHIVE", **options: Any) -> str:
         """Register an archive of the site."""
         await self.site.control("device_add", address=f"{title}@127.0.0.1:{port}", **options)
