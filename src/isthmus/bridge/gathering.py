@@ -4,7 +4,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_GATHERED_BYTES: Final = 512 * 1024  # what a request may hold in memory before its handler is asked to take it
+GATHERED_BYTES: Final = 512 * 1024  # what a request may hold in memory before its handler is asked to take it
 
 
 class GatheringProtocol(HttpToolsProtocol):
@@ -16,6 +16,6 @@ class GatheringProtocol(HttpToolsProtocol):
         if cycle.response_complete:
             return
         cycle.body += body
-        if len(cycle.body) >= _GATHERED_BYTES:
+        if len(cycle.body) >= GATHERED_BYTES:
             self.flow.pause_reading()
             cycle.message_event.set()
