@@ -188,7 +188,7 @@ class Destination:
 
     def give_back(self, copies: Iterable[DueCopy]) -> None:
         """Take no longer what was not sent; not what was, as long as the ledger does not know what became of it."""
-        self._taken.difference_update(copy.copy_id for copy in copies if not self.recorder.is_behind(copy.copy_id))
+        self._taken.difference_update({copy.copy_id for copy in copies} - self.recorder.behind())
 
     def _stopped_callers(self) -> list[str]:
         now = self.means.clock.monotonic()

@@ -141,7 +141,6 @@ class Recorder:
         self._some = asyncio.Event()
         self._fewer = asyncio.Event()
         self._fewer.set()
-        self._now = asyncio.Event()
 
     async def replay(self) -> None:
         """Bring into the ledger what the last process left in the journal. Raises NoRoom or SpoolFailed."""
@@ -177,9 +176,9 @@ class Recorder:
         """Wait while the ledger is too far behind."""
         await self._fewer.wait()
 
-    def is_behind(self, copy_id: int) -> bool:
-        """Return whether something is known of a copy that is not in the ledger yet."""
-        return any(outcome.copy.copy_id == copy_id for outcome in (*self._waiting, *self._writing))
+    def behind(self) -> set[int]:
+        """Return the copies of which something is known that is not in the ledger yet."""
+        return {outcome.copy.copy_id for outcome in (*self._waiting, *self._writing)}
 
     async def run(self) -> None:
         """Write for ever. What cannot be written is tried again; nothing is forgotten meanwhile."""
