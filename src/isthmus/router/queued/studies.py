@@ -47,6 +47,8 @@ _BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
+_STUDY_GROUP, _STUDY_ELEMENT = divmod(_STUDY_UID, 1 << 16)
+_HEADER: Final = struct.Struct("<HH2sH")  # tag, VR, short length: explicit VR, little endian
 _MOST_KNOWN: Final = 16
 _UNDEFINED: Final = 0xFFFFFFFF
 _DELIMITERS: Final = set(b"\\^=")  # after each of these a text is in its first character set again (PS3.5 6.1.2.5.3)
@@ -196,22 +198,20 @@ def _text(raw: bytes, encodings: list[str]) -> str:
 def _quick_study_uid(data: bytes, *, implicit: bool) -> bytes:
     """Return the value of the Study UID as it stands there; b"" where that takes more than a walk along lengths."""
     at, end = 0, min(len(data), FIRST_BYTES)
-    while at + 12 <= end:
-        group, element = struct.unpack_from("<HH", data, at)
-        tag = group << 16 | element
-        if tag > _STUDY_UID:
-            return b""
+    last = end - 12
+    while at <= last:
+        group, element, vr, length = _HEADER.unpack_from(data, at)
+        header = 8
         if implicit:
-            length, header = int.from_bytes(data[at + 4 : at + 8], "little"), 8
-        elif data[at + 4 : at + 6] in _LONG_VRS:
+            length = int.from_bytes(data[at + 4 : at + 8], "little")
+        elif vr in _LONG_VRS:
             length, header = int.from_bytes(data[at + 8 : at + 12], "little"), 12
-        elif data[at + 4 : at + 6].isalpha():
-            length, header = int.from_bytes(data[at + 6 : at + 8], "little"), 8
-        else:
+        elif not vr.isalpha():
             return b""
         if length == _UNDEFINED:
             return b""
         at += header + length
-        if tag == _STUDY_UID:
-            return data[at - length : at] if at <= end else b""
+        if group >= _STUDY_GROUP and (group > _STUDY_GROUP or element >= _STUDY_ELEMENT):
+            found = (group, element) == (_STUDY_GROUP, _STUDY_ELEMENT) and at <= end
+            return data[at - length : at] if found else b""
     return b""
