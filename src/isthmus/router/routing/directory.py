@@ -186,7 +186,7 @@ class Directory(Tables):
             online=not mine or any(device.online for device in mine),
             name=devices[0].name,
             modes=frozenset(mode for mode in DeliveryMode if any(mode in device.modes for device in devices)),
-            syntaxes=frozenset(pair for device in devices for pair in device.syntaxes),
+            syntaxes=self._taken.get(self.fold(title), frozenset()),
         )
 
     def _is_for(self, device: GrantedDevice, caller: LocalDevice, now: float) -> bool:

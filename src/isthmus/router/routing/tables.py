@@ -22,7 +22,7 @@ from isthmus.router.keys import Keys
 from isthmus.router.routing import trust
 from isthmus.router.routing.addresses import HostNames
 from isthmus.router.routing.callers import UnknownCallers
-from isthmus.router.routing.records import DeliveryMode, Group, LocalDevice, Reported, Verified
+from isthmus.router.routing.records import DeliveryMode, Group, LocalDevice, Pair, Reported, Verified
 from isthmus.router.routing.statements import REFRESH, Draft, drafts
 from isthmus.router.routing.store import Store
 
@@ -54,6 +54,7 @@ class Tables:
         self._alert = alert or _log_alert
         self._listeners: list[Callable[[], None]] = []
         self._online: frozenset[RouterId] = frozenset()
+        self._taken: dict[str, frozenset[Pair]] = {}  # what remote devices take, by folded title
         self.hosts = hosts or HostNames()
         self.unknown_callers = UnknownCallers(store)
         self.alerts: dict[str, tuple[str, ...]] = {}
@@ -287,6 +288,9 @@ class Tables:
                 key = self.fold(device.title)
                 if self._owners.get(key) == router_id:
                     index[key].append(Offer(verified, device))
+        self._taken = {
+            key: frozenset(pair for offer in offers for pair in offer.device.syntaxes) for key, offers in index.items()
+        }
         return dict(index)
 
     def _pin(self, router_id: RouterId, titles: Iterable[AETitle]) -> None:

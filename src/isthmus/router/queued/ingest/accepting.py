@@ -32,6 +32,7 @@ from isthmus.router.routing.records import DeliveryMode, LocalDevice
 
 _log = structlog.get_logger()
 
+_MOST_NAMED: Final = 10  # classes in a line of the log
 _COMMITMENT: Final = frozenset({Service.COMMITMENT.value})
 
 
@@ -112,8 +113,14 @@ class Ingest:
         live.established(session)
         _log.info(
             "association open", calling=request.calling, called=request.called, mode=session.mode,
-            session=session.session_id.hex()[:8], contexts=len(agreed), proposed=len(request.contexts),
+            session=session.session_id.hex()[:8], contexts=len(agreed),
         )  # fmt: skip
+        refused = sorted({context.abstract_syntax for context in request.contexts if context.id not in agreed})
+        if refused:
+            _log.info(
+                "contexts refused: not granted, or not known to be taken", session=session.session_id.hex()[:8],
+                classes=refused[:_MOST_NAMED], count=len(request.contexts) - len(agreed), hint=_probes(to.devices),
+            )  # fmt: skip
         connection.do(connection.side.accept(accept.raw, core.clock.monotonic()))
 
 
@@ -192,5 +199,13 @@ def _unknown(device: QueuedDevice) -> AssociationRefused:
     where = "this site" if device.site is None else f"site {device.site}"
     return refusal(
         f"it is not known what {device.title} of {where} takes, so that nothing can be queued for it",
-        hint=f"{'' if device.site is None else f'at {where}: '}isthmus device probe {device.title}",
+        hint=_probes([device]),
+    )
+
+
+def _probes(devices: Sequence[QueuedDevice]) -> str:
+    """Return what makes known what devices take."""
+    return "; ".join(
+        f"{'' if device.site is None else f'at site {device.site}: '}isthmus device probe {device.title}"
+        for device in devices
     )

@@ -29,6 +29,7 @@ def answer(request: AssociateRequest, devices: Sequence[QueuedDevice]) -> Associ
     that all of them take. Verification is the Router's own. Storage commitment is for the device that `commits` names.
     """
     kept = [allowed_contexts(request, device.services).kept for device in devices]
+    known = [_by_class(device) for device in devices]
     commit = commits(devices)
 
     def decide(context: PresentationContext) -> str | ContextResult:
@@ -41,7 +42,7 @@ def answer(request: AssociateRequest, devices: Sequence[QueuedDevice]) -> Associ
             return ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
         if not all(context.id in ids for ids in kept):
             return ContextResult.USER_REJECTION
-        taken = [{transfer for one, transfer in device.syntaxes if one == abstract} for device in devices]
+        taken = [classes.get(abstract, set()) for classes in known]
         if not all(taken):
             return ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
         return _first(context, set.intersection(*taken))
@@ -61,13 +62,21 @@ def unknown(devices: Sequence[QueuedDevice]) -> QueuedDevice | None:
 
 
 def _commitment(context: PresentationContext, device: QueuedDevice) -> str | ContextResult:
-    known = {transfer for abstract, transfer in device.syntaxes if abstract == context.abstract_syntax}
-    if known:
+    known = _by_class(device).get(context.abstract_syntax)
+    if known is not None:
         return _first(context, known)
     for transfer in (uids.IMPLICIT_VR_LITTLE_ENDIAN, uids.EXPLICIT_VR_LITTLE_ENDIAN):  # the former all have to take
         if transfer in context.transfer_syntaxes:
             return transfer
     return ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED
+
+
+def _by_class(device: QueuedDevice) -> dict[str, set[str]]:
+    """Return the transfer syntaxes that a device takes, by abstract syntax."""
+    classes: dict[str, set[str]] = {}
+    for abstract, transfer in device.syntaxes:
+        classes.setdefault(abstract, set()).add(transfer)
+    return classes
 
 
 def _first(context: PresentationContext, taken: set[str] | None) -> str | ContextResult:
