@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from isthmus.router.queued.ledger.database import Ledger
 from isthmus.router.queued.ledger.deliveries import Outcome
 from isthmus.router.queued.mirror import Mirror
 from isthmus.router.queued.spool.bundles import Destination, Route, Spool
+from isthmus.router.queued.spool.recovery import verified
 from isthmus.router.queued.spool.room import Room
 from isthmus.testing.dicom import CT_IMAGE_STORAGE, store_command
 from isthmus.testing.network import Network, Site, until
@@ -114,7 +116,7 @@ async def one_site(folder: Path) -> AsyncIterator[OneSite]:
         ledger = Ledger.open(home / "ledger.db")
         room = Room(home, SystemClock(), floor=0)
         spool = Spool(home / "spool", bytes(range(32)), ledger, SystemClock(), room, os.urandom)
-        source = SpoolSource(spool.path, spool.secrets)
+        source = SpoolSource(spool.path, spool.secrets, partial(verified, spool))
         mirror = Mirror(live, live.core.directory._store)
         one = OneSite(site, ledger, spool, mirror, None, [])  # type: ignore[arg-type] # it comes at once
         means = Means(

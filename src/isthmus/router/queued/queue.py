@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from isthmus.router.queued.post.alerts import Alerts
 from isthmus.router.queued.post.mailbox import PostCore
 from isthmus.router.queued.post.office import Post
 from isthmus.router.queued.spool.bundles import Spool
-from isthmus.router.queued.spool.recovery import recover, verify_doubtful
+from isthmus.router.queued.spool.recovery import recover, verified, verify_doubtful
 from isthmus.router.queued.spool.room import Room
 from isthmus.router.queued.spool.secrets import load_secret
 from isthmus.router.queued.studies import StudySealer
@@ -77,7 +78,7 @@ async def running(folder: Path, live: Live, store: Store) -> AsyncIterator[Queue
             spool,
             received=waking.received,
         )
-        source = SpoolSource(spool.path, spool.secrets)
+        source = SpoolSource(spool.path, spool.secrets, partial(verified, spool))
         stack.callback(source.close)
         means = Means(
             ledger=spool.ledger,

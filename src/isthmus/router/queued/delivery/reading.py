@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -55,7 +55,11 @@ class Source(Protocol):
 class SpoolSource:
     """Reads from the bundles of the spool, whose files `path` names."""
 
-    def __init__(self, path: Callable[[str], Path], secrets: SpoolSecrets) -> None:
+    def __init__(
+        self, path: Callable[[str], Path], secrets: SpoolSecrets, verified: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """`verified` returns when a bundle that was there at the start has been read through."""
+        self._verified = verified
         self._path = path
         self._secrets = secrets
         self._manifests: OrderedDict[str, Mapping[bytes, bytes]] = OrderedDict()
@@ -68,6 +72,7 @@ class SpoolSource:
 
     async def open(self, copy: DueCopy) -> OpenedObject:
         """Open the object of a copy. Raises SealBroken if it does not verify, SpoolFailed if it cannot be read."""
+        await self._verified(copy.bundle_id)
         loop = asyncio.get_running_loop()
         meta, first, parts = await loop.run_in_executor(self._threads, self._begin, copy)
         return OpenedObject(meta, first, lambda: loop.run_in_executor(self._threads, next, parts))

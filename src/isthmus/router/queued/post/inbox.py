@@ -31,6 +31,7 @@ LOOK_SECONDS: Final = 60.0
 _MOST_LOOK_SECONDS: Final = 300.0
 GRACE_SECONDS: Final = 30.0
 """How long a letter may be missing of which a later one is there: stores take their time to show what was put."""
+_TRANSIENT: Final = 2  # result of an A-ASSOCIATE-RJ
 _MOST_AHEAD: Final = 8  # letters that are asked for at once
 _MOST_EARLY: Final = 64  # letters that came with their doorbell before their turn
 _CALL_SECONDS: Final = 60.0
@@ -283,7 +284,8 @@ class Inbox:
         try:
             services = self._core.directory.admit(router_id, manifest.calling, manifest.called).services
         except AssociationRefused as refused:
-            return str(refused)
+            # a device that is disabled now may be enabled tomorrow; what it is granted is asked again at delivery
+            return "" if refused.result == _TRANSIENT else str(refused)
         needed = {
             Service.COMMITMENT.value if item.kind is ObjectKind.COMMIT else Service.STORE.value
             for item in manifest.objects

@@ -18,6 +18,7 @@ from isthmus.router.queued.post.mailbox import COUNTER_BYTES, ROUTER_ID_BYTES, L
 from isthmus.router.queued.post.outbox import Outbox
 from isthmus.router.queued.post.receipts import GATHER_SECONDS, ReceiptsOut
 from isthmus.router.queued.spool.bundles import Spool
+from isthmus.router.queued.spool.recovery import verified
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
 _log = structlog.get_logger()
@@ -35,6 +36,9 @@ class _SpoolForOutbox:
 
     async def read(self, name: str, start: int, end: int) -> bytes:
         return await self._spool.read(name, start, end)
+
+    async def verified(self, bundle_id: int) -> None:
+        await verified(self._spool, bundle_id)
 
     def object_secret(self, object_id: bytes) -> bytes:
         return self._spool.secrets.object_secret(object_id)

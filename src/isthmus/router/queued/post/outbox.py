@@ -52,6 +52,10 @@ class OutSpool(Protocol):
         """Return bytes of a bundle's file."""
         ...
 
+    async def verified(self, bundle_id: int) -> None:
+        """Return when nothing damaged is waiting in a bundle any more: what was there before a start may be."""
+        ...
+
     def object_secret(self, object_id: bytes) -> bytes:
         """Return what opens an object that was sealed here."""
         ...
@@ -184,6 +188,7 @@ class Outbox:
         first = envelope.uploaded
         while True:
             try:
+                await self._spool.verified(envelope.bundle_id)
                 await self._upload(envelope, name_key, priority, first=first)
                 first = len(envelope.blobs)
                 await self._post(envelope, name_key)

@@ -91,6 +91,12 @@ async def verify_doubtful(spool: Spool) -> int:
     return damaged
 
 
+async def verified(spool: Spool, bundle_id: int) -> None:
+    """Verify a bundle that was there at the start, unless that is done: before anything of it leaves."""
+    if bundle_id in spool.doubtful:
+        await verify(spool, bundle_id)
+
+
 async def verify(spool: Spool, bundle_id: int) -> int:
     """Read a bundle and hold the copies of what does not verify; return how many objects that were.
 
