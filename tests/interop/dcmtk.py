@@ -132,8 +132,13 @@ async def dcmqrscp(folder: Path, title: str, known: Mapping[str, tuple[str, int]
 
 
 @asynccontextmanager
-async def orthanc(folder: Path, title: str, known: Mapping[str, tuple[str, int]]) -> AsyncIterator[int]:
-    """Run Orthanc as the archive `title`; `known` are callers and move destinations: title to host and port."""
+async def orthanc(
+    folder: Path, title: str, known: Mapping[str, tuple[str, int]], *, lua: str | None = None
+) -> AsyncIterator[int]:
+    """Run Orthanc as the archive `title`; `known` are callers and move destinations: title to host and port.
+
+    In `lua`, a script that it runs, the name of each of `known` is its title in lower case.
+    """
     port = free_port()
     settings = {
         "Name": "Isthmus test",
@@ -147,7 +152,10 @@ async def orthanc(folder: Path, title: str, known: Mapping[str, tuple[str, int]]
         "DicomCheckCalledAet": True,
         "DicomModalities": {name.lower(): [name, host, at] for name, (host, at) in known.items()},
     }
-    config = _write(_make(folder) / "orthanc.json", json.dumps(settings))
+    _make(folder)
+    if lua is not None:
+        settings["LuaScripts"] = [str(_write(folder / "orthanc.lua", lua))]
+    config = _write(folder / "orthanc.json", json.dumps(settings))
     async with serving("/usr/sbin/Orthanc", "--verbose", config, port=port, log=folder / "orthanc.log") as ready:
         yield ready
 

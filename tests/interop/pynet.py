@@ -32,13 +32,21 @@ class Heard:
 
 @asynccontextmanager
 async def accepting(
-    contexts: Sequence[Any], handlers: Sequence[tuple[Any, ...]] = (), title: str = "PYNET", **roles: bool
+    contexts: Sequence[Any],
+    handlers: Sequence[tuple[Any, ...]] = (),
+    title: str = "PYNET",
+    *,
+    port: int = 0,
+    **roles: bool,
 ) -> AsyncIterator[int]:
-    """Run an application that accepts these abstract syntaxes, with every transfer syntax; yield its port."""
+    """Run an application that accepts these abstract syntaxes, in pynetdicom's transfer syntaxes; yield its port.
+
+    A context that is a tuple names the transfer syntaxes, too.
+    """
     ae = AE(ae_title=title)
     for context in contexts:
-        ae.add_supported_context(context, **roles)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=list(handlers))
+        ae.add_supported_context(*context if isinstance(context, tuple) else (context,), **roles)
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=list(handlers))
     try:
         yield server.server_address[1]
     finally:
