@@ -46,7 +46,7 @@ VIDEO: Final[dict[str, str]] = {
 """UID -> name, for moving pictures."""
 
 _NAMES: Final = {**UNCOMPRESSED, **IMAGE, **VIDEO}
-_PICTURES: Final = ("image", "multi-frame", "pyramidal", "segmentation", "enhanced us", "parametric map", "raw data")
+_PICTURES: Final = ("image", "multi-frame", "pyramidal", "segmentation", "enhanced us", "rt dose", " map ", "raw data")
 
 
 def syntax_name(uid: str) -> str:

@@ -11,6 +11,11 @@ def test_a_report_is_never_sent_as_jpeg_and_a_ct_image_never_as_a_film() -> None
     assert set(VIDEO) <= set(sensible_syntaxes("1.2.840.10008.5.1.4.1.1.77.1.1.1"))
 
 
+def test_a_dose_grid_or_a_map_has_pixel_data_and_may_be_compressed() -> None:
+    for uid in ("1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.81.1"):
+        assert "1.2.840.10008.1.2.5" in sensible_syntaxes(uid)
+
+
 def test_a_class_that_nobody_knows_may_come_as_anything() -> None:
     assert set(sensible_syntaxes("1.2.3.4")) == {*UNCOMPRESSED, *IMAGE, *VIDEO}
 
