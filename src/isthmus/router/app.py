@@ -124,7 +124,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         bridge.up, bridge.down = bandwidth.up, bandwidth.down
         directory.on_change(bandwidth.apply)
         tasks.spawn(bandwidth.run(), name="keep to the caps on the line")
-        queue = await stack.enter_async_context(queued.running(folder, live, store))
+        queue = await stack.enter_async_context(queued.running(folder, live, store, probes=config.probes))
         opening = Opening(live, queue.ingest)
         live.handle(opening, Answering(live))
         directory.on_change(live.recheck)

@@ -38,6 +38,7 @@ class RouterLimits:
 class RouterConfig:
     """Where a Router keeps its data, listens for DICOM, and serves its control API (port 0: any free one).
 
+    `probes`: ask each device by itself, when it may first be sent queued objects, what it takes.
     `dicom_tls` is a second listener for devices that speak DICOM TLS; its certificate, key and the certificates that
     may sign the devices' are `tls/certificate.pem`, `tls/key.pem` and `tls/devices.pem` in the data folder.
     """
@@ -46,5 +47,6 @@ class RouterConfig:
     dicom: HostPort = DEFAULT_DICOM
     dicom_tls: HostPort | None = None
     console: HostPort = DEFAULT_CONSOLE
+    probes: bool = True
     limits: RouterLimits = field(default_factory=RouterLimits)
     stream: StreamOptions = field(default_factory=StreamOptions)

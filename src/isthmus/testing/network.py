@@ -95,11 +95,13 @@ class Site(Running):
 class NetworkOptions:
     """What a test may want otherwise. `around` is put between a site's Router, by name, and its providers.
 
+    `probes`: Routers ask devices by themselves what they take, so that scripted devices see associations of theirs too.
     `dicom_tls`: each Router also listens for DICOM TLS; the test puts its files into FOLDER/SITE/tls beforehand.
     """
 
     tls: bool = False
     dicom_tls: bool = False
+    probes: bool = False
     limits: RouterLimits = field(default_factory=RouterLimits)
     stream: StreamOptions = field(default_factory=StreamOptions)
     around: Callable[[str, Cloud], Cloud] | None = None
@@ -221,6 +223,7 @@ class Network:
             dicom=dicom,
             dicom_tls=_LOOPBACK if options.dicom_tls else None,
             console=_LOOPBACK,
+            probes=options.probes,
             limits=options.limits,
             stream=options.stream,
         )

@@ -50,11 +50,11 @@ class Queue:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, live: Live, store: Store) -> AsyncIterator[Queue]:
+async def running(folder: Path, live: Live, store: Store, *, probes: bool) -> AsyncIterator[Queue]:
     """Run the queue whose spool, secret and ledger are in `folder` while the block runs.
 
-    Raises OperatorError if the ledger is damaged or the spool's secret is missing, NoRoom or SpoolFailed if the disk
-    does not do its part.
+    `probes`: devices are asked by themselves what they take. Raises OperatorError if the ledger is damaged or the
+    spool's secret is missing, NoRoom or SpoolFailed if the disk does not do its part.
     """
     core = live.core
     async with contextlib.AsyncExitStack() as stack:
@@ -100,7 +100,8 @@ async def running(folder: Path, live: Live, store: Store) -> AsyncIterator[Queue
         stack.push_async_callback(tasks.close)
         await stack.enter_async_context(dispatcher.running())
         tasks.spawn(post.run(), name="carry post")
-        tasks.spawn(mirror.keep_probing(), name="ask devices what they take")
+        if probes:
+            tasks.spawn(mirror.keep_probing(), name="ask devices what they take")
         tasks.spawn(verify_doubtful(spool), name="verify what was queued before")
         tasks.spawn(keep_erasing(spool.ledger, core.clock), name="erase what is known of delivered studies")
         yield Queue(spool, post, dispatcher, mirror, Ingest(live, spool), sealer)

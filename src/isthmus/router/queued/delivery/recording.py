@@ -169,8 +169,7 @@ class Recorder:
             _log.error("the journal of deliveries cannot be written", reason=str(trouble))
         self._waiting.append(outcome)
         self._some.set()
-        if len(self._waiting) >= MOST_BEHIND:
-            self._fewer.clear()
+        self._count()
 
     async def room(self) -> None:
         """Wait while the ledger is too far behind."""
@@ -203,10 +202,16 @@ class Recorder:
             raise
         finally:
             self._writing = []
-        self._fewer.set()
+            self._count()
         if not self._waiting:
             self._journal.shorten()
         self._recorded(outcomes, finished)
+
+    def _count(self) -> None:
+        if len(self._waiting) + len(self._writing) >= MOST_BEHIND:
+            self._fewer.clear()
+        else:
+            self._fewer.set()
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -48,6 +48,7 @@ class Reader:
     acceptance: Acceptance
     prefix: str
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    looking: bool = True
     early: dict[int, bytes] = field(default_factory=dict)
     announced: int = 0
     ahead: int = 1
@@ -115,6 +116,7 @@ class Inbox:
     def look(self) -> None:
         """Look into every mailbox now."""
         for reader, _ in self._readers.values():
+            reader.looking = True
             reader.wake.set()
 
     async def run(self) -> None:
@@ -161,7 +163,7 @@ class Inbox:
                 async with asyncio.timeout(idle if soon is None else soon):
                     await reader.wake.wait()
             except TimeoutError:
-                pass
+                reader.looking = True
 
     async def _turn(self, reader: Reader) -> tuple[bool, float | None]:
         """Read what is there. Returns whether there was something, and in how many seconds to look again, if soon."""
@@ -177,11 +179,14 @@ class Inbox:
             if came_along is not None and await self._take(reader, counter, previous, came_along, tell=False):
                 progress = True
                 continue
+            if not reader.looking and reader.announced < counter:
+                return progress, None  # all that was announced came with its doorbell
             try:
                 found = await self._fetch(reader, counter)
             except (ProviderTrouble, TimeoutError):
                 return progress, _AGAIN_SECONDS
             if not found:
+                reader.looking = False
                 return progress, await self._missing(reader, counter)
             for raw in found:
                 if not await self._take(reader, counter, previous, raw, tell=True):

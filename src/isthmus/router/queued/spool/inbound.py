@@ -164,7 +164,8 @@ class InboundBundle:
         with self._path.open("rb", buffering=0) as file:
             for ordinal, item in enumerate(self.manifest.objects, 1):
                 span = RecordSpan(item.object_id, self.start + item.offset, item.length)
-                record = verify_record(file, span, item.secret)
+                # each segment authenticates itself, and the last one the digest: hashing again would find nothing
+                record = verify_record(file, span, item.secret, hashing=False)
                 if record.digest != item.digest or record.meta.kind is not item.kind:
                     raise SealBroken("an object is not the one that its manifest names")
                 looked = self._look(record.meta, record.head)

@@ -39,15 +39,18 @@ class WholeRecord(NamedTuple):
         )
 
 
-def verify_record(file: BinaryIO, span: RecordSpan, secret: bytes) -> WholeRecord:
-    """Read all of a record and return what it says. Raises SealBroken if any of it is damaged or missing."""
+def verify_record(file: BinaryIO, span: RecordSpan, secret: bytes, *, hashing: bool = True) -> WholeRecord:
+    """Read all of a record and return what it says. Raises SealBroken if any of it is damaged or missing.
+
+    `hashing`: whether the data set is hashed too, or its digest taken from the authenticated end of the record.
+    """
     head = bytearray()
 
     def keep_head(payload: bytes) -> None:
         if len(head) < HEAD_BYTES:
             head.extend(payload[: HEAD_BYTES - len(head)])
 
-    opener = RecordOpener(span.object_id, secret, on_payload=keep_head)
+    opener = RecordOpener(span.object_id, secret, on_payload=keep_head, hashing=hashing)
     file.seek(span.offset)
     left = span.length
     while left and not opener.whole and (chunk := file.read(min(left, _READ_BYTES))):

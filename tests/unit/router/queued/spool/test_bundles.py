@@ -115,7 +115,8 @@ async def test_a_bundle_closes_after_so_many_small_objects(home: Home, monkeypat
         assert [row.objects for row in await bundles(spool)] == [3, 3, 1]
 
 
-async def test_while_somebody_waits_each_object_closes_its_bundle(home: Home) -> None:
+async def test_while_somebody_waits_each_object_closes_its_bundle(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "GATHER_BYTES", 0)
     async with home.running() as spool:
         spool.wanted = lambda route: route == ROUTE
         bundle = await spool.take(ROUTE)
@@ -125,7 +126,35 @@ async def test_while_somebody_waits_each_object_closes_its_bundle(home: Home) ->
         assert len(home.ready) == 3
 
 
-async def test_who_wants_the_open_bundles_gets_them_behind_the_object_that_is_being_written(home: Home) -> None:
+async def test_a_bundle_that_holds_little_waits_a_moment_for_more_though_somebody_waits(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "GATHER_SECONDS", 3600.0)
+    async with home.running() as spool:
+        spool.wanted = lambda route: route == ROUTE
+        bundle = await spool.take(ROUTE)
+        for number in range(3):
+            await home.store(bundle, b"x", number)
+        await spool.indexer.flush()
+        assert home.ready == []
+        assert [row.objects for row in await bundles(spool)] == [3]
+
+
+async def test_after_that_moment_it_closes_without_another_object(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "GATHER_SECONDS", 0.0)
+    async with home.running() as spool:
+        spool.wanted = lambda route: route == ROUTE
+        bundle = await spool.take(ROUTE)
+        await home.store(bundle, b"x")
+        while not home.ready:
+            await spool.indexer.flush()
+        assert [row.closed for row in await bundles(spool)] == [True]
+
+
+async def test_who_wants_the_open_bundles_gets_them_behind_the_object_that_is_being_written(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "GATHER_BYTES", 0)
     async with home.running() as spool:
         bundle = await spool.take(ROUTE)
         await home.store(bundle, b"first")
