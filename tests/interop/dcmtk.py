@@ -105,10 +105,12 @@ def _ended(program: str, log: Path) -> str:
 
 
 @asynccontextmanager
-async def storescp(folder: Path, *options: str | Path, title: str = "STORE") -> AsyncIterator[int]:
+async def storescp(
+    folder: Path, *options: str | Path, title: str = "STORE", port: int | None = None
+) -> AsyncIterator[int]:
     """Run storescp, which takes every transfer syntax and writes what it gets into `folder`, bit for bit."""
     _make(folder)
-    port = free_port()
+    port = port or free_port()
     words = ("-aet", title, "-pm", "+xa", "+B", "-od", folder, *options, str(port))
     async with serving("/usr/bin/storescp", *words, port=port, log=folder.with_suffix(".log")) as ready:
         yield ready
@@ -133,13 +135,18 @@ async def dcmqrscp(folder: Path, title: str, known: Mapping[str, tuple[str, int]
 
 @asynccontextmanager
 async def orthanc(
-    folder: Path, title: str, known: Mapping[str, tuple[str, int]], *, lua: str | None = None
+    folder: Path,
+    title: str,
+    known: Mapping[str, tuple[str, int]],
+    *,
+    lua: str | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[int]:
     """Run Orthanc as the archive `title`; `known` are callers and move destinations: title to host and port.
 
     In `lua`, a script that it runs, the name of each of `known` is its title in lower case.
     """
-    port = free_port()
+    port = port or free_port()
     settings = {
         "Name": "Isthmus test",
         "StorageDirectory": str(folder / "storage"),
