@@ -5,10 +5,15 @@ a field that must be understood gets a new `kind` instead.
 """
 
 import base64
+import itertools
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
+
+MOST_PAIRS: Final = 400_000
+"""Pairs of abstract and transfer syntax in one statement: some two hundred devices that take whatever there is."""
 
 
 def _to_bytes(value: object) -> bytes:
@@ -83,6 +88,21 @@ class Titles(Payload):
     titles: list[str]
 
 
+Taken = tuple[list[str], list[str]]
+"""Abstract syntaxes, and transfer syntaxes in each of which each of them is taken."""
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> list[Taken]:
+    """Return the same pairs of abstract and transfer syntax, put together: what devices take is thousands of pairs."""
+    transfers: dict[str, set[str]] = {}
+    for abstract, transfer in pairs:
+        transfers.setdefault(abstract, set()).add(transfer)
+    abstracts: dict[tuple[str, ...], list[str]] = {}
+    for abstract in sorted(transfers):
+        abstracts.setdefault(tuple(sorted(transfers[abstract])), []).append(abstract)
+    return [(together, list(some)) for some, together in abstracts.items()]
+
+
 class GrantedDevice(Payload):
     """A device that the stated site may reach, and for what.
 
@@ -93,7 +113,7 @@ class GrantedDevice(Payload):
         callers: calling network titles that may use it, or None for every device of the site.
         until: Unix seconds at which the grant ends, or None.
         modes: delivery modes that the owner allows.
-        syntaxes: (abstract syntax, transfer syntax) pairs that it takes, as far as known.
+        takes: what it takes, as far as known.
         online: False if the owner knows it to be switched off or disabled now.
     """
 
@@ -103,8 +123,13 @@ class GrantedDevice(Payload):
     callers: list[str] | None = None
     until: Instant | None = None
     modes: list[str] = ["live"]
-    syntaxes: list[tuple[str, str]] = []
+    takes: list[Taken] = []
     online: bool = True
+
+    @property
+    def syntaxes(self) -> list[tuple[str, str]]:
+        """What it takes, as pairs of abstract and transfer syntax."""
+        return [pair for abstracts, transfers in self.takes for pair in itertools.product(abstracts, transfers)]
 
 
 class ReturnGrant(Payload):
@@ -138,3 +163,11 @@ class Statement(Payload):
     devices: list[GrantedDevice] = []
     returns: list[ReturnGrant] = []
     mailbox: MailboxPrefix | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        """Refuse what would be short to say and long to keep."""
+        taken = (taken for device in self.devices for taken in device.takes)
+        if sum(len(abstracts) * len(transfers) for abstracts, transfers in taken) > MOST_PAIRS:
+            raise ValueError(f"more than {MOST_PAIRS} pairs of syntaxes")
+        return self

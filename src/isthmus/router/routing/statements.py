@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from isthmus.contract.documents import DocumentKind, GrantedDevice, ReturnGrant, SignedDocument, Statement, Titles
+from isthmus.contract.documents import (
+    DocumentKind,
+    GrantedDevice,
+    ReturnGrant,
+    SignedDocument,
+    Statement,
+    Titles,
+    grouped,
+)
 from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.kit.names import SiteName
@@ -104,7 +112,7 @@ def _granted(
         if grant.site != to.site or (grant.until is not None and grant.until <= now):
             continue
         device = devices[grant.device_id]
-        syntaxes = () if device.device_id in said else sorted(mirror.get(device.device_id, ()))
+        taken = () if device.device_id in said else mirror.get(device.device_id, ())
         said.add(device.device_id)
         granted.append(
             GrantedDevice(
@@ -114,7 +122,7 @@ def _granted(
                 callers=None if grant.caller is None else [grant.caller],
                 until=grant.until,
                 modes=[mode.value for mode in device.options.modes],
-                syntaxes=list(syntaxes),
+                takes=grouped(taken),
                 online=not device.disabled,
             )
         )

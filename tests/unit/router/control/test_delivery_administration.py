@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from isthmus.contract.documents import GrantedDevice
+from isthmus.contract.documents import GrantedDevice, grouped
 from isthmus.errors import OperatorError
 from isthmus.router.control.device_administration import FieldError
 from isthmus.router.routing.records import CapRule, Direction
@@ -13,7 +13,7 @@ CT = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
 
 
 def _offer(title: str, *modes: str, known: bool = True) -> GrantedDevice:
-    return GrantedDevice(title=title, services=["store"], modes=list(modes), syntaxes=[CT] if known else [])
+    return GrantedDevice(title=title, services=["store"], modes=list(modes), takes=grouped([CT] if known else []))
 
 
 @pytest.fixture

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 from tests.unit.router.refusals import DAY, OFFLINE, PERMANENT_CALLED, PERMANENT_CALLING, answer, title
 
-from isthmus.contract.documents import GrantedDevice
+from isthmus.bridge.gate import MAX_JSON_BYTES
+from isthmus.contract.documents import GrantedDevice, Statement, grouped
 from isthmus.dicom.services import Service
+from isthmus.dicom.storage_classes import STORAGE_CLASSES
+from isthmus.dicom.transfer_syntaxes import sensible_syntaxes
 from isthmus.errors import AssociationRefused, OperatorError
 from isthmus.kit.names import AETitle
 from isthmus.router.routing.modes import Modes
@@ -15,7 +18,9 @@ from isthmus.router.routing.records import BOTH_MODES, DeliveryMode, DeliveryRul
 
 LIVE, QUEUED = DeliveryMode.LIVE, DeliveryMode.QUEUED
 PAIRS = [("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")]
-PACS = GrantedDevice(title="NORTH_PACS", name="Archive", services=["store"], modes=["live", "queued"], syntaxes=PAIRS)
+PACS = GrantedDevice(
+    title="NORTH_PACS", name="Archive", services=["store"], modes=["live", "queued"], takes=grouped(PAIRS)
+)
 
 
 @pytest.fixture
@@ -202,7 +207,36 @@ def test_modes_and_what_a_device_takes_are_published_once_for_each_device(home: 
     home.administration.grant_add("PACS", site="north", services=["echo"], caller="MR1")
     (statement,) = (draft.content for draft in home.directory._drafts(home.clock.now()) if draft.name != "titles")
     assert [granted.modes for granted in statement.devices] == [["live", "queued"]] * 2
-    assert [granted.syntaxes for granted in statement.devices] == [PAIRS, []]
+    assert [sorted(granted.syntaxes) for granted in statement.devices] == [sorted(PAIRS), []]
+
+
+def test_what_fifty_devices_take_fits_into_one_statement_and_comes_out_as_it_was(
+    home: Any, north: Any, pacs: None
+) -> None:
+    everything = [(abstract, transfer) for abstract in STORAGE_CLASSES for transfer in sensible_syntaxes(abstract)]
+    for number in range(50):
+        home.administration.device_add(f"PACS{number}@192.0.2.7:104")
+        home.administration.grant_add(f"PACS{number}", site="north", services=["store"])
+        device = home.administration.find(f"PACS{number}")
+        with home.store.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO mirror VALUES (?, ?, ?, 'probe', 1.0)", [(device.device_id, *pair) for pair in everything]
+            )
+    home.directory.reload()
+    (statement,) = (draft.content for draft in home.directory._drafts(home.clock.now()) if draft.name != "titles")
+    payload = statement.to_payload()
+    assert len(payload) < MAX_JSON_BYTES // 2  # it is sent as base64, with a signature
+    read = Statement.parse(payload)
+    assert set(read.devices[-1].syntaxes) == set(everything)
+
+
+def test_a_statement_that_is_short_to_say_and_long_to_keep_is_refused(north: Any) -> None:
+    some = [f"1.2.{number}" for number in range(1000)]
+    fits = Statement.parse(north.statement(PACS.model_copy(update={"takes": [(some, some[:400])]})).payload)
+    assert len(fits.devices[0].syntaxes) == 400_000
+    beyond = fits.model_copy(update={"devices": [PACS.model_copy(update={"takes": [(some, some[:401])]})]})
+    with pytest.raises(ValueError, match="400000 pairs"):
+        Statement.parse(beyond.to_payload())
 
 
 def test_a_device_that_is_queued_only_admits_nothing_live_but_what_a_move_of_ours_asked_for(
