@@ -12,7 +12,7 @@ from tests.loopback.faults.queued import QueuedSites, Sender
 from isthmus.demo.parts import Part
 from isthmus.testing.depth import count
 
-CALLS = range(0, 120, count(push=10, nightly=1))  # about what a few objects and their delivery need
+CALLS = range(0, 120, count(push=20, nightly=1))  # about what a few objects and their delivery need
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from isthmus.demo.parts import Part
 from isthmus.kit.tasks import Tasks
 from isthmus.testing.depth import count
 
-KILLS = count(push=5, nightly=500)
+KILLS = count(push=3, nightly=500)
 MOST_CALLS = 400  # some twenty objects' worth of I/O calls: kills fall into each of them, and between them
 
 

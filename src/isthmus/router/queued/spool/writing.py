@@ -25,9 +25,7 @@ GATHER_BYTES: Final = 2 * 1024 * 1024
 GATHER_SECONDS: Final = 0.04
 """While the link is idle a bundle closes early: when it holds so much, or so long after somebody wanted it."""
 MOST_OBJECTS: Final = 2_000
-SEGMENT_BYTES: Final = (
-    256 * 1024
-)  # sealed while the next is received; an object's last one is what its sender waits for
+SEGMENT_BYTES: Final = 128 * 1024  # sealed while more is received: the last one is what a sender waits for
 HIGH_WATER: Final = 4 * 1024 * 1024  # bytes that wait to be written before the sender is to stop
 LOW_WATER: Final = 1024 * 1024
 
