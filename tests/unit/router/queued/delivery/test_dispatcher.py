@@ -421,6 +421,29 @@ async def test_a_commitment_request_waits_for_all_before_it_and_for_nothing_afte
         assert await deliveries.barrier_open(bench.ledger, row)
 
 
+async def test_a_commitment_request_after_an_outage_of_two_hours_reaches_the_archive_behind_its_objects(
+    bench: Bench,
+) -> None:
+    """Issue 3: storage commitment with a 2 h outage between store and request, and one that begins before the store."""
+    commit = (STORAGE_COMMITMENT_PUSH_MODEL, IMPLICIT_VR_LITTLE_ENDIAN)
+    bench.home.administration.grant_add("PACS", site="north", services=["store", "commitment"])
+    stored = await bench.queue(3)
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.DELIVERED)
+        bench.archive.on = False
+        missed = await bench.queue(2)
+        await bench.pass_time(7200, step=60)
+        request = await bench.queue(1, kind=ObjectKind.COMMIT, pair=commit)
+        await bench.pass_time(600, step=60)
+        assert bench.archive.got == stored
+        assert (await bench.states())["waiting"] == 3
+        bench.archive.on = True
+        await bench.pass_time(310)
+        await bench.all_are(CopyState.DELIVERED)
+    assert bench.archive.got == [*stored, *missed, *request]
+    assert await bench.rows("copy_id", flagged=1) == []
+
+
 async def test_a_held_object_opens_the_barrier(bench: Bench) -> None:
     commit = (STORAGE_COMMITMENT_PUSH_MODEL, IMPLICIT_VR_LITTLE_ENDIAN)
     bench.home.administration.grant_add("PACS", site="north", services=["store", "commitment"])
