@@ -32,8 +32,8 @@ class Ran:
     output: str
 
 
-async def run(tool: str, *arguments: str | Path, cwd: Path | None = None) -> Ran:
-    """Run a tool of DCMTK to its end. Raises TimeoutError, with the process gone, if it takes longer than PATIENCE."""
+async def run(tool: str, *arguments: str | Path, cwd: Path | None = None, patience: float = PATIENCE) -> Ran:
+    """Run a tool of DCMTK to its end. Raises TimeoutError, with the process gone, if it takes over `patience` s."""
     process = await asyncio.create_subprocess_exec(
         f"/usr/bin/{tool}",
         *map(str, arguments),
@@ -44,7 +44,7 @@ async def run(tool: str, *arguments: str | Path, cwd: Path | None = None) -> Ran
         cwd=cwd,
     )
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             output, _ = await process.communicate()
     except TimeoutError:
         process.kill()

@@ -113,7 +113,9 @@ def bundles(network: Network) -> list[str]:
     return [f"{site.name}/{path.name}" for site in network.sites.values() for path in (site.data / "spool").iterdir()]
 
 
-async def storescu(port: int, calling: str, called: str, files: Sequence[Path], *options: str) -> dcmtk.Ran:
+async def storescu(
+    port: int, calling: str, called: str, files: Sequence[Path], *options: str, patience: float = dcmtk.PATIENCE
+) -> dcmtk.Ran:
     """Send files with storescu, which proposes what it needs for them and no more."""
     peer = ("-aet", calling, "-aec", called, "127.0.0.1", str(port))
-    return await dcmtk.run("storescu", "-v", "-R", *options, *peer, *files)
+    return await dcmtk.run("storescu", "-v", "-R", *options, *peer, *files, patience=patience)
