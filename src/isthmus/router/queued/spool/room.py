@@ -48,7 +48,7 @@ class Room:
     def demand(self, size: int = 0) -> None:
         """Do nothing if `size` bytes more may be kept. Raises NoRoom with what is full."""
         if lack := self._lack(size):
-            raise NoRoom(lack, hint="make room, or change the spool's quota and floor")
+            raise NoRoom(lack, hint="make room on the disk")
 
     def _lack(self, size: int) -> str:
         if self.quota is not None and self._used + size > self.quota:
