@@ -6,9 +6,10 @@ sender's disk, on their way, and on the receiver's disk.
 """
 
 import hashlib
+import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import Annotated, BinaryIO, Final, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -35,7 +36,17 @@ _SECRET_LABEL: Final = b"isthmus/object/v1"
 _STREAM_NAME: Final = b"object"
 _FINAL: Final = struct.Struct(">QQ32s")
 
+_UID: Final = "[0-9.]{1,64}"
+
 Buffer = bytes | bytearray | memoryview
+
+SyntaxUid = Annotated[str, Field(pattern=f"^{_UID}$")]
+"""A UID that becomes part of an A-ASSOCIATE-RQ: what is none could not be proposed to any device."""
+
+
+def is_syntax_uid(uid: str) -> bool:
+    """Return whether an A-ASSOCIATE-RQ can carry it as a UID: digits and dots, 64 at most (PS3.5 section 9.1)."""
+    return re.fullmatch(_UID, uid) is not None
 
 
 class ObjectMeta(Payload):
@@ -48,7 +59,7 @@ class ObjectMeta(Payload):
         association: 16 bytes, the same for all objects of one association.
         command: the command set, as it came.
         sop_class: Affected or Requested SOP Class UID.
-        sop_instance: Affected or Requested SOP Instance UID.
+        sop_instance: Affected or Requested SOP Instance UID, whatever the sender takes for one.
         transfer_syntax: of the data set.
         received: Unix seconds at which the sender's Router had all of it.
     """
@@ -58,9 +69,9 @@ class ObjectMeta(Payload):
     called: str
     association: Id
     command: Base64 = Field(repr=False)
-    sop_class: str
+    sop_class: SyntaxUid
     sop_instance: str = Field(repr=False)
-    transfer_syntax: str
+    transfer_syntax: SyntaxUid
     received: Instant
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import random
 
 import pytest
@@ -189,6 +190,22 @@ def test_a_final_in_the_first_place_or_with_the_counts_of_other_streams_is_refus
 def test_a_meta_that_is_none_is_refused(meta: bytes) -> None:
     with pytest.raises(SealBroken, match="known of an object"):
         _opener().feed(_raw((SegmentType.DATA, meta), _final(len(meta), 1, b"")))
+
+
+@pytest.mark.parametrize("field", ["sop_class", "transfer_syntax"])
+@pytest.mark.parametrize("uid", ["", "1.2.\u00e9", "1.2.3\n", "1.2.x", "1" * 65, "1" * 70_000])
+def test_a_meta_whose_syntaxes_could_not_be_proposed_to_a_device_is_refused(field: str, uid: str) -> None:
+    meta = json.dumps(json.loads(META.to_payload()) | {field: uid}).encode()
+    with pytest.raises(SealBroken, match="known of an object"):
+        _opener().feed(_raw((SegmentType.DATA, meta)))
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.x", "1" * 65])
+def test_an_odd_instance_uid_is_between_the_devices_alone(uid: str) -> None:
+    opener = _opener()
+    opener.feed(make_record(1, PAYLOADS, make_meta(sop_instance=uid)))
+    assert opener.meta is not None
+    assert opener.meta.sop_instance == uid
 
 
 def test_hashing_may_be_left_to_another_thread_but_not_left_out() -> None:

@@ -16,9 +16,11 @@ from isthmus.dicom.status import (
     NO_SUCH_ACTION,
     OUT_OF_RESOURCES,
     PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
     UNRECOGNIZED_OPERATION,
 )
+from isthmus.envelope.records import is_syntax_uid
 from isthmus.errors import RemoteMisuse
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
@@ -86,6 +88,9 @@ def _store(command: CommandSet, context: AgreedContext) -> Request:
     if sop_class != context.abstract_syntax:
         comment = "the SOP class is not that of the presentation context"
         return _answered(command, context, DOES_NOT_MATCH_SOP_CLASS, comment, data_follows=True)
+    if not (is_syntax_uid(sop_class) and is_syntax_uid(context.transfer_syntax)):
+        comment = "the UID of the SOP class or transfer syntax is none"
+        return _answered(command, context, SOP_CLASS_NOT_SUPPORTED, comment, data_follows=True)
     if not sop_instance:
         return _answered(command, context, INVALID_SOP_INSTANCE, "no SOP Instance UID", data_follows=True)
     return Request(context, command, Does.KEEP, data_follows=True, sop_class=sop_class, sop_instance=sop_instance)
@@ -96,13 +101,17 @@ def _commit(command: CommandSet, context: AgreedContext) -> Request:
         return _answered(command, context, NO_SUCH_ACTION)
     if not command.data_set_present:
         return _answered(command, context, MISSING_ATTRIBUTE, "an N-ACTION without a data set")
+    sop_class = command.requested_sop_class or context.abstract_syntax
+    if sop_class != context.abstract_syntax or not is_syntax_uid(context.transfer_syntax):
+        comment = "the SOP class is not that of the presentation context"
+        return _answered(command, context, SOP_CLASS_NOT_SUPPORTED, comment)
     return Request(
         context,
         command,
         Does.KEEP,
         data_follows=True,
         kind=ObjectKind.COMMIT,
-        sop_class=command.requested_sop_class or context.abstract_syntax,
+        sop_class=sop_class,
         sop_instance=command.uid(Tag.REQUESTED_SOP_INSTANCE_UID) or "",
     )
 

@@ -1,7 +1,7 @@
 """A device that talks to `Receiving` PDU by PDU, and a spool that keeps objects in memory or does not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -95,14 +95,14 @@ class FakeSession:
 class Dialogue:
     """One association; is its own `Keeping`."""
 
-    def __init__(self, tasks: Tasks, *, max_pdu_length: int) -> None:
+    def __init__(self, tasks: Tasks, contexts: Mapping[int, AgreedContext], *, max_pdu_length: int) -> None:
         self.session = FakeSession()
         self.bundle = FakeBundle()
         self.commits: list[bytes] = []
         self.troubles: list[Exception] = []
         self.over = 0
         self.link = Receiving(
-            cast("Any", self.session), CONTEXTS, cast("Any", self.bundle), self, tasks, max_pdu_length=max_pdu_length
+            cast("Any", self.session), contexts, cast("Any", self.bundle), self, tasks, max_pdu_length=max_pdu_length
         )
 
     def meta(self, request: Request) -> ObjectMeta:
@@ -150,10 +150,12 @@ class Dialogue:
 
 
 @asynccontextmanager
-async def dialogue(*, max_pdu_length: int = 16_384) -> AsyncIterator[Dialogue]:
+async def dialogue(
+    *, max_pdu_length: int = 16_384, contexts: Mapping[int, AgreedContext] = CONTEXTS
+) -> AsyncIterator[Dialogue]:
     """Give an association that was accepted."""
     tasks = Tasks("test")
     try:
-        yield Dialogue(tasks, max_pdu_length=max_pdu_length)
+        yield Dialogue(tasks, contexts, max_pdu_length=max_pdu_length)
     finally:
         await tasks.close()

@@ -2,8 +2,9 @@
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.router.queued.ingest.dialogue import dialogue
+from tests.unit.router.queued.ingest.dialogue import CONTEXTS, dialogue
 
+from isthmus.association.negotiation import AgreedContext
 from isthmus.dicom import uids
 from isthmus.dicom.command import NO_DATA_SET, CommandField, Tag, encode
 from isthmus.dicom.pdus import RELEASE_RQ, message
@@ -196,6 +197,35 @@ async def test_an_object_without_instance_uid_or_data_set_is_refused() -> None:
         one.send(message(3, command(CommandField.C_STORE_RQ, AFFECTED_SOP_CLASS_UID=CT_IMAGE_STORAGE)))
         await one.settled()
         assert one.statuses == [0x0117, 0xC000]
+
+
+@pytest.mark.parametrize("sop_class", ["1.2.\ufffd", "1." + "2" * 63, "1.2.CT"])
+async def test_an_object_of_a_class_that_is_no_uid_is_refused_and_the_association_goes_on(sop_class: str) -> None:
+    agreed = AgreedContext(3, sop_class, uids.EXPLICIT_VR_LITTLE_ENDIAN)
+    async with dialogue(contexts={**CONTEXTS, 3: agreed}) as one:
+        named = sop_class if sop_class.isascii() else ""  # then it is that of the context
+        one.send(message(3, store_command(1, sop_class=named), DATA_SET))
+        one.send(echo_rq())
+        await one.settled()
+        assert one.statuses == [0x0122, 0]
+        assert one.bundle.writers == []
+
+
+@pytest.mark.parametrize("sop_instance", ["1.2.X-7", "1." + "2" * 80, "1..02."])
+async def test_an_object_with_an_odd_instance_uid_is_kept(sop_instance: str) -> None:
+    async with dialogue() as one:
+        one.send(message(3, store_command(1, sop_instance=sop_instance), DATA_SET))
+        await one.settled()
+        assert one.statuses == [0]
+        assert one.bundle.objects[0][0].sop_instance == sop_instance
+
+
+async def test_a_request_for_commitment_under_another_class_is_refused() -> None:
+    async with dialogue() as one:
+        one.send(message(5, n_action(REQUESTED_SOP_CLASS_UID=CT_IMAGE_STORAGE), DATA_SET))
+        await one.settled()
+        assert one.statuses == [0x0122]
+        assert one.commits == []
 
 
 async def test_verification_is_answered_by_the_router() -> None:
