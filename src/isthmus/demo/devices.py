@@ -130,6 +130,11 @@ class _Listener:
         with self._lock:
             return dict(self._objects)
 
+    def forget(self) -> None:
+        """Drop what it holds, so that what comes next starts from nothing."""
+        with self._lock:
+            self._objects.clear()
+
     def start(self) -> None:
         """Listen on a free port of this machine; when it was on before, on the port it had."""
         self._server = self._device.start_server(
@@ -271,11 +276,6 @@ class Workstation(_Listener):
 
     def _handlers(self) -> list[tuple[Any, Any]]:
         return [(evt.EVT_N_EVENT_REPORT, self._commitment)]
-
-    def forget(self) -> None:
-        """Drop what it holds, so that the next retrieve starts from nothing."""
-        with self._lock:
-            self._objects.clear()
 
     def echo(self, where: HostPort, called: str) -> None:
         """C-ECHO. Raises AssociationRefused or DeviceFailed."""

@@ -103,6 +103,12 @@ class Stage:
         step("a caller that nobody registered", self._stranger)
         step("the far archive is switched off", self._archive_off)
         step("the far archive is switched on again", self._archive_on)
+        self._progress.say("\nQueued: the sender is done at once, and the Routers own the delivery:")
+        step(f"south: isthmus device probe {_ARCHIVE}", self._probe)
+        step(f"north: isthmus delivery set {_ARCHIVE} queued", self._choose_queued)
+        step("the far archive is switched off, and the same images are stored", self._store_queued)
+        step("north: isthmus queue list", self._see_queue)
+        step("the far archive is switched on again", self._delivered)
         self._progress.say("\nWhat the middle could read:")
         step("patient names and UIDs in the data and logs of Bridge and Routers", self._search_canaries)
 
@@ -284,6 +290,44 @@ Everything is in {self._folder}, and goes when this ends. Ctrl-C ends it."""
     def _archive_on(self) -> str:
         self._archive.start()
         return self._echo()
+
+    # -- queued
+
+    def _probe(self) -> str:
+        known = self._south.ask("device", "probe", _ARCHIVE)
+        return f"it takes {len(known['pairs'])} pairs of SOP class and transfer syntax"
+
+    def _choose_queued(self) -> str:
+        def known() -> bool:
+            return "not known" not in self._north.command("delivery", "set", _ARCHIVE, "queued")
+
+        _wait_for(known, f"north to know what {_ARCHIVE} takes")
+        return "for every device of north"
+
+    def _store_queued(self) -> str:
+        self._archive.stop()
+        self._archive.forget()
+        self._workstation.store(self._doors["north"], _ARCHIVE, self._images)
+        return f"C-STORE 0000H for all {len(self._images)}, durable at north"
+
+    def _see_queue(self) -> str:
+        rows = self._north.ask("queue", "list")["rows"]
+        total, delivered = (sum(row[name] for row in rows) for name in ("total", "delivered"))
+        if (total, delivered) != (len(self._images), 0):
+            raise PartFailed(f"{delivered} of {total} are delivered, though the archive is off")
+        return f"{len(rows)} studies, {total} objects, none delivered yet"
+
+    def _delivered(self) -> str:
+        self._archive.start()
+        wanted = [(image.key, image.dataset) for image in self._images]
+
+        def all_there() -> bool:
+            held = self._archive.objects
+            return all(key in held and held[key].dataset == dataset for key, dataset in wanted)
+
+        _wait_for(all_there, "the objects to be delivered")
+        self._north.command("delivery", "unset", _ARCHIVE)
+        return f"{len(wanted)} objects delivered, byte for byte"
 
     # -- what the middle could read
 
