@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 import structlog
@@ -19,8 +20,8 @@ from isthmus.contract.letters import LetterKind
 from isthmus.contract.notices import NO_SESSION, NoticeKind, pack
 from isthmus.envelope.identity import Identity, Random, RouterId
 from isthmus.envelope.letters import Letter, open_letter, seal_letter
-from isthmus.envelope.prekeys import PrekeyPair
-from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, Untrusted
+from isthmus.envelope.prekeys import KEM_NAME, PrekeyPair, prekey_id, seal
+from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, SealBroken, Untrusted
 from isthmus.kit.backoff import delays
 from isthmus.kit.clock import Clock
 from isthmus.kit.names import SiteName
@@ -145,8 +146,29 @@ def far_mailbox(core: PostCore, router_id: str) -> FarMailbox | None:
             site, "prekey", f"nothing can be sealed for site {site}: its Router has not renewed its key for 30 days"
         )
         return None
+    if not _usable(verified.prekey):
+        core.alerts.raise_(
+            site, "prekey", f"nothing can be sealed for site {site}: the key that its Router signed is not usable"
+        )
+        return None
     core.alerts.clear(site, "prekey")
     return FarMailbox(core, acceptance.router_id, site, prefix, verified.prekey)
+
+
+@lru_cache(maxsize=256)
+def _usable(prekey: Prekey) -> bool:
+    """Return whether letters can be sealed to a prekey: its owner may have signed anything."""
+    try:
+        seal(prekey.public_key, b"", b"")
+    except Untrusted:
+        return False
+    return prekey.kem == KEM_NAME and prekey.prekey_id == prekey_id(prekey.public_key)
+
+
+def tell_unsealed(core: PostCore, router_id: str, error: IsthmusError) -> None:
+    """Tell a person that nothing can be written to one site now; the others are not concerned."""
+    site = core.site_of(router_id)
+    core.alerts.raise_(site, "prekey", f"nothing can be sealed for site {site}: {error}")
 
 
 def open_from(core: PostCore, router_id: RouterId, raw: bytes) -> Letter:
@@ -184,9 +206,13 @@ class Letters:
         """Put every letter to a Router again that it has not acknowledged, from counter `start` on, and ring."""
         far = far_mailbox(self._core, router_id)
         if far is not None:  # it may have a mailbox that is new to us
-            await self.send(
-                far, lambda connection: outgoing.start_anew(connection, router_id, far, now=self._core.clock.now())
-            )
+            try:
+                await self.send(
+                    far, lambda connection: outgoing.start_anew(connection, router_id, far, now=self._core.clock.now())
+                )
+            except (Untrusted, SealBroken) as error:
+                tell_unsealed(self._core, router_id, error)
+                return
         site = self._core.site_of(router_id)
         while True:
             letters = await self._core.ledger.read(

@@ -1,14 +1,15 @@
 """The post office: outbox, inbox and receipts of one Router, put together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind
 from isthmus.envelope.identity import RouterId
-from isthmus.errors import OperatorError
+from isthmus.errors import IsthmusError, OperatorError
+from isthmus.kit.backoff import delays
 from isthmus.kit.names import SiteName
 from isthmus.kit.tasks import Tasks
 from isthmus.router.queued.ledger import outgoing
@@ -19,12 +20,14 @@ from isthmus.router.queued.post.outbox import Outbox
 from isthmus.router.queued.post.receipts import GATHER_SECONDS, ReceiptsOut
 from isthmus.router.queued.spool.bundles import Spool
 from isthmus.router.queued.spool.recovery import verified
-from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
 _log = structlog.get_logger()
 
 WATCH_SECONDS: Final = 60.0
 LETTERS_AGAIN_SECONDS: Final = 600.0
+AGAIN_SECONDS: Final = 1.0
+"""After which a part of the post that failed is started again at first."""
+_MOST_AGAIN_SECONDS: Final = 60.0
 _MOST_LETTERS_AGAIN: Final = 6 * 3600.0
 
 
@@ -89,11 +92,14 @@ class Post:
         """Carry post until cancelled."""
         tasks = Tasks("post")
         parts = [
-            tasks.spawn(self._start(), name="put letters again"),
-            tasks.spawn(self.outbox.run(), name="outbox"),
-            tasks.spawn(self.inbox.run(), name="inbox"),
-            tasks.spawn(self.receipts.run(), name="receipts"),
-            tasks.spawn(self._watch(), name="watch"),
+            tasks.spawn(_kept_going(part, name), name=name)
+            for part, name in (
+                (self._start, "put letters again"),
+                (self.outbox.run, "outbox"),
+                (self.inbox.run, "inbox"),
+                (self.receipts.run, "receipts"),
+                (self._watch, "watch"),
+            )
         ]
         try:
             await asyncio.gather(*parts)
@@ -159,7 +165,7 @@ class Post:
             try:
                 await self.outbox.watch()
                 await self.letters_again()
-            except (NoRoom, SpoolFailed) as error:
+            except IsthmusError as error:
                 _log.warning("the post could not be looked after", reason=str(error))
             self.outbox.wake()
 
@@ -175,6 +181,18 @@ class Post:
             if now >= after:
                 self._again[router_id] = (now + wait, min(wait * 2, _MOST_LETTERS_AGAIN))
                 await self.letters.put_again(router_id)
+
+
+async def _kept_going(part: Callable[[], Awaitable[None]], name: str) -> None:
+    """Run a part of the post; if it fails, whatever it was, start it again: the others go on meanwhile."""
+    waits = delays(AGAIN_SECONDS, _MOST_AGAIN_SECONDS)
+    while True:
+        try:
+            await part()
+            return
+        except Exception as error:  # noqa: BLE001 - one fault must not end all post until somebody looks
+            _log.error("a part of the post failed, and is started again", part=name, error=repr(error), exc_info=error)
+        await asyncio.sleep(next(waits))
 
 
 def _nobody_waits(_title: str) -> None:

@@ -15,12 +15,12 @@ import structlog
 from isthmus.contract.letters import LetterKind, Manifest, ManifestObject, ObjectKind
 from isthmus.envelope.letters import MAX_BODY_BYTES
 from isthmus.envelope.mailboxes import envelope_blob_name
-from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, Untrusted
+from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, SealBroken, Untrusted
 from isthmus.kit.backoff import delays
 from isthmus.router.queued.ledger import outgoing
 from isthmus.router.queued.ledger.outgoing import Envelope, PostedLetter, SealedObject
 from isthmus.router.queued.post.lanes import MOST, Lanes
-from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, delete_quietly, far_mailbox
+from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, delete_quietly, far_mailbox, tell_unsealed
 from isthmus.router.queued.spool.header import Route
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
@@ -199,6 +199,8 @@ class Outbox:
                 return
             except (ProviderTrouble, NoRoom, SpoolFailed) as error:
                 self._core.alerts.raise_(site, "upload", f"objects for site {site} cannot be put: {error}")
+            except (Untrusted, SealBroken) as error:  # what is uploaded stays, and is told of when that can be
+                tell_unsealed(self._core, envelope.router_id, error)
             await asyncio.sleep(next(waits))
 
     async def _post(self, envelope: Envelope, name_key: bytes) -> None:
@@ -208,12 +210,7 @@ class Outbox:
             await self._drop(envelope, name_key)
             return
         write = partial(self._write, envelope=envelope, name_key=name_key, far=far)
-        try:
-            posted = await self._letters.send(far, write)
-        except Untrusted as error:
-            self._core.alerts.raise_(far.site, "prekey", f"nothing can be sealed for site {far.site}: {error}")
-            await self._drop(envelope, name_key)
-            return
+        posted = await self._letters.send(far, write)
         self._core.alerts.clear(far.site, "upload")
         if not posted:
             self._core.tasks.spawn(self._delete(envelope, name_key), name="delete blobs")

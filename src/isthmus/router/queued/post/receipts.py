@@ -2,16 +2,17 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import structlog
 
 from isthmus.contract.letters import LetterKind
-from isthmus.errors import Untrusted
+from isthmus.errors import SealBroken, Untrusted
 from isthmus.router.queued.ledger import outgoing
 from isthmus.router.queued.ledger.outgoing import EMPTY_RECEIPTS, PostedLetter
-from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, far_mailbox
+from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, far_mailbox, tell_unsealed
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
 _log = structlog.get_logger()
@@ -60,7 +61,7 @@ class ReceiptsOut:
             self._wake.clear()
             try:
                 await self.turn()
-            except (NoRoom, SpoolFailed, Untrusted) as error:
+            except (NoRoom, SpoolFailed) as error:
                 _log.error("receipts could not be sent", reason=str(error))
                 self._wake.set()
                 await asyncio.sleep(ACK_SECONDS)
@@ -70,7 +71,8 @@ class ReceiptsOut:
         for router_id, count in (await self._core.ledger.read(outgoing.receipts_due)).items():
             if (far := far_mailbox(self._core, router_id)) is not None:
                 for _ in range(0, count, MOST_IN_LETTER):
-                    await self._letters.send(far, partial(self._write, far))
+                    if not await self._send(far, partial(self._write, far)):
+                        break
         now = self._core.clock.monotonic()
         for router_id, since in list(self._unacked.items()):
             if now - since < ACK_SECONDS:
@@ -78,7 +80,17 @@ class ReceiptsOut:
             far = far_mailbox(self._core, router_id)
             if far is not None:
                 self.acknowledged(router_id)
-                await self._letters.send(far, partial(self._acknowledge, far))
+                if not await self._send(far, partial(self._acknowledge, far)):
+                    self._unacked.setdefault(router_id, since)
+
+    async def _send(self, far: FarMailbox, write: Callable[[sqlite3.Connection], list[PostedLetter]]) -> bool:
+        """Write to one site; False, with an alert, if nothing can be sealed for it."""
+        try:
+            await self._letters.send(far, write)
+        except (Untrusted, SealBroken) as error:
+            tell_unsealed(self._core, far.router_id, error)
+            return False
+        return True
 
     def _write(self, far: FarMailbox, connection: sqlite3.Connection) -> list[PostedLetter]:
         receipts = outgoing.take_receipts(connection, far.router_id, most=MOST_IN_LETTER)
