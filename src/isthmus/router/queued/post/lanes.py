@@ -34,7 +34,7 @@ class Lanes:
     """
 
     def __init__(
-        self, clock: Clock, *, least: int = LEAST, most: int = MOST, most_bytes: int = 48 * 1024 * 1024
+        self, clock: Clock, *, least: int = LEAST, most: int = MOST, most_bytes: int = 24 * 1024 * 1024
     ) -> None:
         self._clock = clock
         self._least, self._most = least, most
