@@ -219,7 +219,13 @@ class Destination:
                 raise DeviceRefused(str(refused), hint=refused.hint) from refused
             await self.hold(copies, str(refused))
             return None
-        granted = sender.granted(device, {copy.pair for copy in copies})
+        try:
+            granted = sender.granted(device, {copy.pair for copy in copies})
+        except Exception as error:  # noqa: BLE001 - whatever one object has, the others go on
+            if len(copies) > 1:
+                return await self._judge(device, copies[:1])
+            await self.hold(copies, f"it cannot be proposed to {device.title}: {type(error).__name__}")
+            return None
         if refused_copies := [copy for copy in copies if copy.pair not in granted]:
             await self.hold(refused_copies, f"{device.network_title} is not granted to {sender.calling} for this")
         kept = [copy for copy in copies if copy.pair in granted]

@@ -8,7 +8,6 @@ from typing import Final
 import structlog
 
 from isthmus.dicom.associate import AssociateAccept, AssociateRequest
-from isthmus.errors import IsthmusError
 from isthmus.kit.complaint import Complaint
 from isthmus.kit.tasks import Tasks
 from isthmus.router.live.registry import Live
@@ -19,7 +18,7 @@ from isthmus.router.queued.delivery.recording import Journal, Recorder
 from isthmus.router.queued.delivery.senders import Sender, find_device
 from isthmus.router.queued.delivery.sending import Association, DeviceAssociation, Pair
 from isthmus.router.queued.ledger import deliveries
-from isthmus.router.queued.ledger.deliveries import Outcome
+from isthmus.router.queued.ledger.deliveries import JOURNAL, Outcome
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 from isthmus.router.routing.records import DAY, LocalDevice
 
@@ -32,8 +31,6 @@ MOST_LANES: Final = 4
 TROUBLE_SECONDS: Final = 5.0
 """How long to wait when the ledger cannot be written."""
 CHECK_SECONDS: Final = 60.0
-JOURNAL: Final = "deliveries.log"
-"""Name of the journal, beside the ledger."""
 STOP_SECONDS: Final = 10.0
 """How long what is being sent may take to end when the Router stops."""
 _HELD_TOGETHER: Final = 500
@@ -135,6 +132,10 @@ class Dispatcher:
                 if complaint.is_news(str(trouble), self._means.clock.monotonic()):
                     _log.error("deliveries wait for the ledger", destination=destination.title, reason=str(trouble))
                 wait = TROUBLE_SECONDS
+            except Exception as fault:  # noqa: BLE001 - the queue of a device outlives a fault of ours
+                if complaint.is_news(repr(fault), self._means.clock.monotonic()):
+                    _log.exception("a fault of Isthmus in a delivery: report it", destination=destination.title)
+                wait = TROUBLE_SECONDS
             await destination.wait(wait)
 
     async def _turn(self, destination: Destination) -> float:
@@ -148,7 +149,7 @@ class Dispatcher:
     async def _run_lanes(self, destination: Destination) -> None:
         """Run one lane, and more where there is much to do and the device takes more than one association."""
         lanes = {self._tasks.spawn(Lane(destination).run(), name=f"lane to {destination.title}")}
-        failure: IsthmusError | None = None
+        failure: Exception | None = None
         while lanes:
             crowded = self._tasks.spawn(destination.crowded.wait(), name="wait for more to do")
             done, _ = await asyncio.wait({*lanes, crowded}, return_when=asyncio.FIRST_COMPLETED)
@@ -156,7 +157,7 @@ class Dispatcher:
             for lane in lanes & done:
                 try:
                     lane.result()
-                except (NoRoom, SpoolFailed) as trouble:
+                except Exception as trouble:  # noqa: BLE001 - raised below, when the other lanes have ended
                     failure = trouble
             lanes = {lane for lane in lanes if not lane.done()}
             if destination.crowded.is_set():

@@ -32,11 +32,12 @@ class Sender:
     far_router: str
 
     def granted(self, device: LocalDevice, pairs: Iterable[Pair]) -> set[Pair]:
-        """Return those of the pairs that it may send to `device`."""
+        """Return those of the pairs that it may send to `device`. Raises ValueError if one could not be proposed."""
         pairs = list(pairs)
+        request = request_for(device, self.shown_as, pairs)
         if self.services is None:
             return set(pairs)
-        kept = allowed_contexts(request_for(device, self.shown_as, pairs), self.services).kept
+        kept = allowed_contexts(request, self.services).kept
         return {pair for number, pair in enumerate(pairs) if 2 * number + 1 in kept}
 
 
@@ -50,7 +51,8 @@ def find_sender(directory: Directory, device: LocalDevice, calling: str, far_rou
     """Return how the device sees a sender. Raises AssociationRefused: result 1 if it is granted no more, else 2."""
     if far_router is None:
         local = find_device(directory, calling)
-        return Sender(AETitle(calling), AETitle(calling) if local is None else local.title, None, None, "")
+        shown_as = AETitle(calling) if local is None else local.title
+        return Sender(AETitle(calling), shown_as, None, titles_for(directory, device), "")
     admission = directory.admit(RouterId(far_router), calling, device.network_title)
     return Sender(
         AETitle(calling),

@@ -48,6 +48,7 @@ class Archive:
         self.takes_again: Callable[[Pair], bool] | None = None  # when it is asked again; as `takes` if None
         self.before: Callable[[], Awaitable[None]] | None = None  # before each answer
         self.got: list[int] = []
+        self.commands: list[CommandSet] = []
         self.callers: list[str] = []
         self.proposals: list[tuple[Pair, ...]] = []
         self.asked_again: list[Pair] = []
@@ -101,6 +102,7 @@ class ScriptedAssociation:
             self.abort()
             raise DeviceLost("the association was aborted", sent=end.sent) from end
         note()
+        self.archive.commands.append(command)
         if self.archive.before is not None:
             await self.archive.before()
         self.archive.got.append(number)
