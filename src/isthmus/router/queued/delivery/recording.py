@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -39,13 +40,12 @@ class Journal:
         self._path = path
         self._handle: int | None = None
         self._size = 0
-        self.under_way: set[int] = set()
-        """Copies that are being sent: started, and without an end."""
+        self._under_way: dict[int, bytes] = {}  # lines of the copies that are being sent: started, and without an end
 
-    def read(self) -> tuple[dict[int, dict[str, Any]], set[int]]:
-        """Return the last end of each copy, and the copies that were started since or never ended."""
+    def read(self) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
+        """Return the last end of each copy, and the starts of copies that were started since or never ended."""
         ends: dict[int, dict[str, Any]] = {}
-        started: set[int] = set()
+        started: dict[int, dict[str, Any]] = {}
         try:
             lines = self._path.read_bytes().split(b"\n")[:-1]  # the last line is empty, or was not written to its end
         except FileNotFoundError:
@@ -60,33 +60,36 @@ class Journal:
                 continue  # torn by a power cut: the ledger counts
             if "state" in row:
                 ends[copy_id] = row
-                started.discard(copy_id)
+                started.pop(copy_id, None)
             else:
-                started.add(copy_id)
+                started[copy_id] = row
         return ends, started
 
-    def start(self, copy_id: int) -> None:
+    def start(self, copy: DueCopy) -> None:
         """Note that a copy is being sent. Raises NoRoom or SpoolFailed."""
-        self._append({"copy": copy_id})
-        self.under_way.add(copy_id)
+        line = _line(_identity(copy))
+        self._append(line)
+        self._under_way[copy.copy_id] = line
 
     def end(self, outcome: Outcome) -> None:
         """Note what became of it. Raises NoRoom or SpoolFailed."""
-        self.under_way.discard(outcome.copy.copy_id)
+        self._under_way.pop(outcome.copy.copy_id, None)
         sealed = None if outcome.sealed is None else base64.b64encode(outcome.sealed).decode()
         self._append(
-            {
-                "copy": outcome.copy.copy_id,
-                "state": outcome.state.value,
-                "at": outcome.at,
-                "status": outcome.status,
-                "sealed": sealed,
-                "reason": outcome.reason,
-                "tries": outcome.tries,
-                "first_failed": outcome.first_failed,
-                "next_try": outcome.next_try,
-                "flagged": outcome.flagged,
-            }
+            _line(
+                {
+                    **_identity(outcome.copy),
+                    "state": outcome.state.value,
+                    "at": outcome.at,
+                    "status": outcome.status,
+                    "sealed": sealed,
+                    "reason": outcome.reason,
+                    "tries": outcome.tries,
+                    "first_failed": outcome.first_failed,
+                    "next_try": outcome.next_try,
+                    "flagged": outcome.flagged,
+                }
+            )
         )
 
     def shorten(self) -> None:
@@ -95,7 +98,7 @@ class Journal:
             return
         scratch = self._path.with_suffix(".new")
         try:
-            scratch.write_bytes(b"".join(_line({"copy": copy_id}) for copy_id in self.under_way))
+            scratch.write_bytes(b"".join(self._under_way.values()))
             self.close()
             scratch.replace(self._path)
         except OSError as error:  # it stays as long as it is
@@ -116,8 +119,7 @@ class Journal:
         if handle is not None:
             os.close(handle)
 
-    def _append(self, row: dict[str, Any]) -> None:
-        line = _line(row)
+    def _append(self, line: bytes) -> None:
         try:
             if self._handle is None:
                 self._handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -145,21 +147,26 @@ class Recorder:
     async def replay(self) -> None:
         """Bring into the ledger what the last process left in the journal. Raises NoRoom or SpoolFailed."""
         ends, started = self._journal.read()
+
+        def save(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+            outcomes, in_doubt = [], []
+            for copy in deliveries.waiting_copies(connection, ends.keys() | started.keys()):
+                end, start = ends.get(copy.copy_id), started.get(copy.copy_id)
+                if end is not None and _is_of(end, copy) and end["at"] >= copy.since:  # else it was asked for again
+                    outcomes.append(_outcome(copy, end))
+                if start is not None and _is_of(start, copy):
+                    in_doubt.append(copy.copy_id)
+            return deliveries.save(connection, outcomes, in_doubt)
+
         if ends or started:
-            finished = await self._ledger.run(
-                lambda connection: deliveries.save(
-                    connection,
-                    [_outcome(copy, ends[copy.copy_id]) for copy in deliveries.waiting_copies(connection, ends)],
-                    started,
-                )
-            )
+            finished = await self._ledger.run(save)
             _log.info("deliveries of the last run recorded", ended=len(ends), in_doubt=len(started))
             self._recorded([], finished)
         self._journal.clear()
 
     def starting(self, copy: DueCopy) -> None:
         """Note that all of a copy's object is about to be with its device. Raises NoRoom or SpoolFailed."""
-        self._journal.start(copy.copy_id)
+        self._journal.start(copy)
 
     def ended(self, outcome: Outcome) -> None:
         """Note what became of a copy; the ledger follows."""
@@ -212,6 +219,16 @@ class Recorder:
             self._fewer.clear()
         else:
             self._fewer.set()
+
+
+def _identity(copy: DueCopy) -> dict[str, Any]:
+    """Return what names a copy, whatever ledger it is in: a number alone may be another copy's in another ledger."""
+    envelope = None if copy.envelope_id is None else copy.envelope_id.hex()
+    return {"copy": copy.copy_id, "object": copy.object_id.hex(), "envelope": envelope}
+
+
+def _is_of(row: dict[str, Any], copy: DueCopy) -> bool:
+    return _identity(copy).items() <= row.items()
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -13,6 +13,8 @@ from isthmus.contract.letters import Receipt, ReceiptState
 from isthmus.router.queued.ledger.database import Ledger
 from isthmus.router.queued.ledger.records import CopyState
 
+JOURNAL: Final = "deliveries.log"
+"""Name of the journal of deliveries, beside the ledger: it is about this ledger's copies."""
 MOST_AHEAD: Final = 7 * 86_400.0
 """Seconds: a next try that lies further ahead than this was set by a clock that has been put back since."""
 
@@ -45,6 +47,7 @@ class DueCopy:
         flagged: it was sent before, and what became of that is not known.
         envelope_id: of the envelope it came in, with its place there; None if it did not come in one.
         payload: bytes of the data set.
+        since: when it began to wait (Unix seconds).
     """
 
     copy_id: int
@@ -64,6 +67,7 @@ class DueCopy:
     payload: int
     sop_class: str
     transfer_syntax: str
+    since: float
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -110,7 +114,8 @@ class DestinationState:
 
 _WAITING: Final = (
     "SELECT c.copy_id, c.object_id, c.bundle_id, b.name, b.far_router, c.calling, c.kind, c.tries, c.first_failed,"
-    " c.flagged, c.envelope_id, c.envelope_index, o.position, o.length, o.payload, o.sop_class, o.transfer_syntax"
+    " c.flagged, c.envelope_id, c.envelope_index, o.position, o.length, o.payload, o.sop_class, o.transfer_syntax,"
+    " c.since"
     " FROM copies AS c JOIN objects AS o ON o.object_id = c.object_id JOIN bundles AS b ON b.bundle_id = c.bundle_id"
     " WHERE c.site IS NULL AND c.state = 'waiting'"
 )

@@ -20,7 +20,8 @@ STEPS: Final[tuple[str, ...]] = (
     CREATE INDEX objects_by_place ON objects (bundle_id, position);
     CREATE INDEX objects_by_instance ON objects (instance_mac);
     CREATE TABLE copies (
-        copy_id INTEGER PRIMARY KEY, object_id BLOB NOT NULL, bundle_id INTEGER NOT NULL, study_id INTEGER,
+        copy_id INTEGER PRIMARY KEY AUTOINCREMENT, object_id BLOB NOT NULL, bundle_id INTEGER NOT NULL,
+        study_id INTEGER,
         destination TEXT NOT NULL, site TEXT, calling TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
         status INTEGER, comment BLOB, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0,
         first_failed REAL, next_try REAL NOT NULL DEFAULT 0, since REAL NOT NULL, priority INTEGER NOT NULL DEFAULT 0,

@@ -19,6 +19,7 @@ import structlog
 from isthmus.envelope.records import RecordSpan, walk
 from isthmus.errors import SealBroken
 from isthmus.router.queued.ledger import ingested
+from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import BundleRow, Direction, ObjectRow
 from isthmus.router.queued.spool.bundles import Spool
 from isthmus.router.queued.spool.header import BundleHeader, Inbound, Route
@@ -68,6 +69,8 @@ async def recover(spool: Spool) -> Recovered:
         for name in names:
             await _one_file(spool, name, found, rebuild=not complete)
         await _missing_files(spool, set(names), found)
+        if not complete:  # what it says is about copies of another ledger
+            spool.ledger.path.with_name(JOURNAL).unlink(missing_ok=True)
     except OSError as error:
         raise from_os(error, "looking through the spool") from error
     if not complete:

@@ -14,9 +14,9 @@ from isthmus.contract.letters import ObjectKind, ReceiptState
 from isthmus.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from isthmus.errors import SealBroken
 from isthmus.router.queued.delivery import lane, recording
-from isthmus.router.queued.delivery.dispatcher import JOURNAL
 from isthmus.router.queued.delivery.recording import Journal
 from isthmus.router.queued.ledger import deliveries
+from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import CopyState
 from isthmus.router.queued.trouble import NoRoom
 from isthmus.testing.depth import count
@@ -271,7 +271,7 @@ async def test_the_answer_to_an_object_is_in_the_journal_before_the_next_one_is_
 
     async def before() -> None:
         ends, started = Journal(bench.ledger.path.with_name(JOURNAL)).read()
-        seen.append((sorted(ends), started))
+        seen.append((sorted(ends), set(started)))
 
     bench.archive.before = before
     async with bench.dispatcher.running():
@@ -280,13 +280,8 @@ async def test_the_answer_to_an_object_is_in_the_journal_before_the_next_one_is_
 
 
 async def test_a_journal_that_was_cut_in_a_line_still_counts(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    journal.start(1)
-    journal.start(2)
-    journal.close()
-    with (tmp_path / "journal").open("ab") as file:
-        file.write(b'{"copy": 3}\n{"no": 1}\n\xff\n{"copy": 4, "sta')
-    assert journal.read() == ({}, {1, 2, 3})
+    (tmp_path / "journal").write_bytes(b'{"copy": 3}\n{"no": 1}\n\xff\n{"copy": 4, "sta')
+    assert Journal(tmp_path / "journal").read() == ({}, {3: {"copy": 3}})
 
 
 async def test_a_ledger_that_cannot_be_written_stops_the_sending_and_loses_nothing(

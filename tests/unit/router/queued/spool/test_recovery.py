@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.router.queued.spool.home import ROUTE, Home, contents, count
 
 from isthmus.router.queued.ledger import ingested
+from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import DAMAGED
 from isthmus.router.queued.spool import recovery
 from isthmus.router.queued.spool.bundles import Spool, StoredObject
@@ -46,6 +47,17 @@ async def test_a_lost_ledger_is_made_again_from_the_bundles(home: Home, tmp_path
         (row,) = await spool.ledger.read(lambda connection: ingested.bundles_there(connection, after=0, most=9))
         assert (row.calling, row.called, row.objects, row.closed) == ("CT1", "PACS", 3, True)
         assert spool.next_id() > row.bundle_id
+
+
+async def test_the_journal_of_a_lost_ledger_goes_and_that_of_another_stays(home: Home) -> None:
+    await a_small_bundle(home)
+    journal = home.folder / JOURNAL
+    journal.write_bytes(b"of this ledger")
+    async with home.running():
+        assert journal.exists()
+    (home.folder / "ledger.db").unlink()
+    async with home.running():
+        assert not journal.exists()
 
 
 async def test_a_ledger_that_was_being_made_again_when_the_power_failed_is_made_again(
