@@ -14,6 +14,7 @@ from isthmus.contract.documents import Base64, Instant, Payload
 
 ENVELOPE_ID_BYTES: Final = 16
 OBJECT_ID_BYTES: Final = 16
+MOST_UNREADABLE: Final = 1000
 MAX_ENVELOPE_BYTES: Final = 2**44  # more than the segments of one object can hold
 
 
@@ -144,8 +145,8 @@ class Receipts(Payload):
     Attributes:
         receipts: in the order in which they came about.
         unreadable: counters of letters that verified and lay where they belong, but are sealed to a prekey that is
-            gone. Which envelope one was about, only its sender knows.
+            gone; at most MOST_UNREADABLE. Which envelope one was about, only its sender knows.
     """
 
     receipts: list[Receipt] = Field(default_factory=list)
-    unreadable: list[Annotated[int, Field(gt=0, lt=10**12)]] = Field(default_factory=list)
+    unreadable: list[Annotated[int, Field(gt=0, lt=10**12)]] = Field(default_factory=list, max_length=MOST_UNREADABLE)

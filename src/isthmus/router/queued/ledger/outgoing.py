@@ -235,20 +235,29 @@ def acknowledge(connection: sqlite3.Connection, router_id: str, acked: int) -> t
 
 def seal_anew(
     connection: sqlite3.Connection, router_id: str, sealer: LetterSealer, counter: int, *, now: float
-) -> list[PostedLetter]:
-    """Post the body of a letter that the far Router cannot read once more, as a new letter; nothing if it is gone."""
+) -> tuple[list[PostedLetter], list[str]]:
+    """Post a letter that the far Router cannot read as a new one in its place; nothing if it is gone.
+
+    Returns the new letters, and the names of those that are gone now: whoever says that it cannot read one is past it.
+    """
     row = connection.execute(
-        "SELECT kind, body FROM letters WHERE router_id = ? AND counter = ?", (router_id, counter)
+        "SELECT kind, body, name FROM letters WHERE router_id = ? AND counter = ?", (router_id, counter)
     ).fetchone()
     if row is None:
-        return []
+        return [], []
     content = sealer.reveal(_body_label(router_id), row[1])
     posted = add_letter(connection, router_id, sealer, LetterKind(row[0]), content, now=now)
     connection.execute(
         "UPDATE envelopes SET counter = ? WHERE router_id = ? AND direction = 'out' AND counter = ?",
         (posted[-1].counter, router_id, counter),
     )
-    return posted
+    connection.execute("DELETE FROM letters WHERE router_id = ? AND counter = ?", (router_id, counter))
+    return posted, [row[2]]
+
+
+def counts_in_ours(connection: sqlite3.Connection, router_id: str, acked: int) -> bool:
+    """Return whether what a letter with this acknowledgement says of counters is about the mailbox that we fill now."""
+    return acked // ACK_SPAN == ack_tag(mailbox(connection, router_id).prefix_out)
 
 
 def _add(

@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any, Final
 
 from isthmus.contract.letters import LetterKind, Manifest, ObjectKind, Receipt, Receipts, ReceiptState
@@ -306,7 +305,9 @@ class Inbox:
         if not incoming.advance(connection, router_id, reader.prefix, header.counter, hash_):
             return _Outcome(False, [], True)
         now = self._core.clock.now()
-        applied, known, letters = None, None, []
+        applied, known = None, None
+        letters: list[PostedLetter] = []
+        replaced: list[str] = []
         if content is None:
             incoming.owe_unreadable(connection, router_id, header.counter)
         elif isinstance(content, Manifest):
@@ -315,14 +316,19 @@ class Inbox:
             applied = incoming.apply_receipts(
                 connection, router_id, content.receipts, protect=self._core.local.seal_local
             )
-            far = far_mailbox(self._core, router_id)
-            if far is not None:
-                again = (
-                    outgoing.seal_anew(connection, router_id, far, number, now=now) for number in content.unreadable
-                )
-                letters = list(chain.from_iterable(again))
+            letters, replaced = self._seal_anew(connection, router_id, content.unreadable, header.acked, now)
         names, truthful = outgoing.acknowledge(connection, router_id, header.acked)
-        return _Outcome(True, names, truthful, known, applied, letters)
+        return _Outcome(True, [*replaced, *names], truthful, known, applied, letters)
+
+    def _seal_anew(
+        self, connection: sqlite3.Connection, router_id: RouterId, counters: list[int], acked: int, now: float
+    ) -> tuple[list[PostedLetter], list[str]]:
+        """Put new letters in the place of those that the far Router cannot read; return them, and what is gone."""
+        far = far_mailbox(self._core, router_id) if counters else None
+        if far is None or not outgoing.counts_in_ours(connection, router_id, acked):
+            return [], []
+        again = [outgoing.seal_anew(connection, router_id, far, number, now=now) for number in counters]
+        return [letter for letters, _ in again for letter in letters], [name for _, names in again for name in names]
 
     def _write_envelope(
         self,

@@ -10,8 +10,9 @@ from tests.unit.router.queued.post.sites import Site, introduce
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.signalling.memory import MemorySignalling
-from isthmus.contract.letters import ReceiptState
+from isthmus.contract.letters import MOST_UNREADABLE, Receipts, ReceiptState
 from isthmus.envelope.identity import RouterId
+from isthmus.router.queued.ledger import incoming, outgoing
 from isthmus.router.queued.post import office
 
 Cloud = tuple[MemorySignalling, MemoryBlobstore]
@@ -103,3 +104,58 @@ async def test_a_part_of_the_post_that_fails_is_started_again(
         monkeypatch.setattr(north.post.outbox, "_turn", turn)
         await north.store_objects(b"1" * 1000, to=south)
         await south.until_all("waiting", 1, ours=True)
+
+
+async def say_unreadable(site: Site, to: Site, *counters: int) -> None:
+    """Have `site` claim in its next letter that it cannot read these letters."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        for counter in counters:
+            incoming.owe_unreadable(connection, to.keys.router_id, counter)
+
+    await site.ledger.run(write)
+    site.post.receipts_due()
+
+
+async def read_nothing(site: Site, of: Site) -> None:
+    """Have `site` know its mailbox for the letters of another site, and acknowledge none of them."""
+    prefix = site.directory.mailboxes.pop(of.keys.router_id)
+    await site.ledger.run(
+        lambda c: outgoing.save_mailbox(
+            c, dataclasses.replace(outgoing.mailbox(c, of.keys.router_id), prefix_in=prefix)
+        )
+    )
+
+
+async def test_a_site_that_names_letters_as_unreadable_again_and_again_multiplies_none(
+    north: Site, south: Site, cloud: Cloud
+) -> None:
+    async with north.running(), south.running():
+        await read_nothing(south, north)
+        await north.store_objects(b"1" * 1000, to=south)
+        await north.until_all("posted", 1)
+        for turn in range(1, 6):
+            await say_unreadable(south, north, *([*range(1, 20)] * 5))
+            await north.until("SELECT 1 FROM mailboxes WHERE next_in > ?", turn)
+        ((kept, next_out),) = await north.rows("SELECT (SELECT COUNT(*) FROM letters), next_out FROM mailboxes")
+        assert next_out > 5  # it did seal anew
+        assert kept <= 2  # what it had to say, and an acknowledgement
+
+
+async def test_unreadable_counters_of_a_mailbox_that_was_left_touch_no_letter_in_the_new_one(
+    north: Site, south: Site
+) -> None:
+    async with north.running(), south.running():
+        await read_nothing(south, north)
+        await south.ledger.run(lambda c: c.execute("UPDATE mailboxes SET prefix_in = ?", ("f" * 32,)))
+        await north.store_objects(b"1" * 1000, to=south)
+        await north.until_all("posted", 1)
+        await say_unreadable(south, north, 1)
+        await north.until("SELECT 1 FROM mailboxes WHERE next_in > 1")
+        assert await north.rows("SELECT MIN(counter) FROM letters") == [(1,)]
+
+
+def test_a_letter_that_names_more_unreadable_ones_than_there_may_be_is_not_understood() -> None:
+    Receipts(unreadable=list(range(1, MOST_UNREADABLE + 1)))
+    with pytest.raises(ValueError, match="at most"):
+        Receipts(unreadable=list(range(1, MOST_UNREADABLE + 2)))
