@@ -6,12 +6,14 @@ process ends, the device has at most one object whose answer nobody remembers.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
-from isthmus.dicom.command import CommandSet
+from isthmus.contract.letters import ObjectKind
+from isthmus.dicom.command import CommandField, CommandSet
 from isthmus.dicom.pdv import Command
+from isthmus.dicom.uids import STORAGE_COMMITMENT_PUSH_MODEL
 from isthmus.envelope.records import ObjectMeta
 from isthmus.errors import IsthmusError, RemoteMisuse, SealBroken
 from isthmus.relay.titles import renamed
@@ -116,17 +118,17 @@ class Lane:
         Raises DeviceLost, DeviceRefused if the device takes none, and _Unreadable if one could not be read to its end.
         """
         destination, spawn = self._destination, self._means.tasks.spawn
-        ahead: asyncio.Task[OpenedObject | Outcome] | None = None
+        ahead: asyncio.Task[_Ready | Outcome] | None = None
         try:
             for number, copy in enumerate(copies):
-                opened = await (ahead or self._open(copy))
+                ready = await (ahead or self._open(sender, copy))
                 ahead = None
                 if number + 1 < len(copies):
-                    ahead = spawn(self._open(copies[number + 1]), name="read an object")
-                if isinstance(opened, Outcome):
-                    destination.ended(opened)
+                    ahead = spawn(self._open(sender, copies[number + 1]), name="read an object")
+                if isinstance(ready, Outcome):
+                    destination.ended(ready)
                     continue
-                outcome = await self._send(association, sender, copy, opened)
+                outcome = await self._send(association, copy, ready)
                 destination.ended(outcome)
                 await destination.answered(outcome)
                 await destination.recorder.room()
@@ -136,35 +138,38 @@ class Lane:
             if ahead is not None:
                 ahead.cancel()
 
-    async def _open(self, copy: DueCopy) -> OpenedObject | Outcome:
-        """Return the object, or that its copy is held."""
+    async def _open(self, sender: Sender, copy: DueCopy) -> "_Ready | Outcome":
+        """Return the object and its request, or that its copy is held."""
         try:
-            return await self._means.source.open(copy)
+            opened = await self._means.source.open(copy)
+            return _Ready(opened, _command(opened.meta, sender, copy))
         except (SealBroken, SpoolFailed) as error:
             return self._unreadable(copy, error)
+        except RemoteMisuse as error:
+            _log.error("a queued request is not sent", destination=self._destination.title, reason=str(error))
+            return held(copy, self._means.clock.now(), str(error))
 
-    async def _send(self, association: Association, sender: Sender, copy: DueCopy, opened: OpenedObject) -> Outcome:
+    async def _send(self, association: Association, copy: DueCopy, ready: "_Ready") -> Outcome:
         """Send one object; return what the device said. Raises NoRoom or SpoolFailed if it cannot be noted."""
         destination = self._destination
         failures: list[SpoolFailed] = []
 
         async def pieces() -> AsyncIterator[bytes]:
             try:
-                async for piece in opened.pieces():
+                async for piece in ready.opened.pieces():
                     yield piece
             except SpoolFailed as error:
                 failures.append(error)
                 raise
 
         try:
-            command = _command(opened.meta, sender)
             response = await association.send(
-                association.agreed[copy.pair], command, pieces(), lambda: destination.recorder.starting(copy)
+                association.agreed[copy.pair], ready.command, pieces(), lambda: destination.recorder.starting(copy)
             )
         except DeviceLost as lost:
             destination.ended(destination.lost(copy, lost))
             raise
-        except (SealBroken, SpoolFailed, RemoteMisuse) as error:
+        except (SealBroken, SpoolFailed) as error:
             association.abort()
             if isinstance(error, SpoolFailed) and error not in failures:
                 raise  # it is the journal that cannot be written: the object is as it was
@@ -177,6 +182,13 @@ class Lane:
         return held(copy, self._means.clock.now(), DAMAGED)
 
 
+class _Ready(NamedTuple):
+    """An object that can be sent, with its request."""
+
+    opened: OpenedObject
+    command: CommandSet
+
+
 class _Unreadable(IsthmusError):
     """An association was ended since the rest of an object cannot be read."""
 
@@ -184,15 +196,29 @@ class _Unreadable(IsthmusError):
         super().__init__("the rest of an object cannot be read")
 
 
-def _command(meta: ObjectMeta, sender: Sender) -> CommandSet:
+def _command(meta: ObjectMeta, sender: Sender, copy: DueCopy) -> CommandSet:
     """Return the command set to send: as it came, but for a title in it that the device knows otherwise.
 
-    Raises RemoteMisuse if it cannot be read, or has no Message ID.
+    Raises RemoteMisuse if it is not the request that its sender's grant was looked up for: nothing but a C-STORE-RQ,
+    or an N-ACTION-RQ for storage commitment, of the class of its context.
     """
     raw = meta.command
     if sender.titles is not None:
         raw = renamed(Command(0, raw), sender.titles.to_device) or raw
     command = CommandSet.parse(raw)
     if command.message_id is None:
-        raise RemoteMisuse("a queued command set has no Message ID")
+        raise RemoteMisuse("the queued command set has no Message ID")
+    abstract, _ = copy.pair
+    commits = abstract == STORAGE_COMMITMENT_PUSH_MODEL
+    field, named = (
+        (CommandField.N_ACTION_RQ, command.requested_sop_class)
+        if commits
+        else (CommandField.C_STORE_RQ, command.affected_sop_class)
+    )
+    if command.command_field is not field or commits != (copy.kind == ObjectKind.COMMIT):
+        raise RemoteMisuse(
+            "the queued command set is not that of a C-STORE, or of storage commitment where that is due"
+        )
+    if (named or abstract) != abstract:  # some leave it out
+        raise RemoteMisuse("the SOP class of the queued command set is not that of its presentation context")
     return command

@@ -3,14 +3,15 @@
 import dataclasses
 import itertools
 import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from tests.unit.router.conftest import Home
 
 from isthmus.contract.letters import ObjectKind, Receipt
-from isthmus.dicom.command import CommandSet, response
-from isthmus.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from isthmus.dicom.command import CommandField, CommandSet, Tag, encode, response
+from isthmus.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from isthmus.envelope.records import ObjectMeta
 from isthmus.router.live.session import Parties
 from isthmus.router.queued.delivery.dispatcher import Dispatcher
@@ -48,7 +49,7 @@ class Archive:
         self.takes_again: Callable[[Pair], bool] | None = None  # when it is asked again; as `takes` if None
         self.before: Callable[[], Awaitable[None]] | None = None  # before each answer
         self.got: list[int] = []
-        self.commands: list[CommandSet] = []
+        self.commands: deque[CommandSet] = deque(maxlen=16)
         self.callers: list[str] = []
         self.proposals: list[tuple[Pair, ...]] = []
         self.asked_again: list[Pair] = []
@@ -143,7 +144,7 @@ class Objects:
             calling=copy.calling,
             called=ARCHIVE,
             association=bytes(16),
-            command=self.commands.get(copy.object_id, store_command(7)),
+            command=self.commands.get(copy.object_id) or _request(copy),
             sop_class=copy.sop_class,
             sop_instance="1.2.3",
             transfer_syntax=copy.transfer_syntax,
@@ -154,6 +155,25 @@ class Objects:
             raise AssertionError("there is only one part")
 
         return OpenedObject(meta, ([number.to_bytes(8, "big")], False), no_more)
+
+
+def _request(copy: DueCopy) -> bytes:
+    if copy.kind == ObjectKind.STORE:
+        return store_command(7, sop_class=copy.sop_class)
+    return commit_command()
+
+
+def commit_command(**more: int | str) -> bytes:
+    """Return the command set of an N-ACTION-RQ that asks for storage commitment, with other elements by their names."""
+    elements: dict[Tag, int | str | bytes] = {
+        Tag.REQUESTED_SOP_CLASS_UID: STORAGE_COMMITMENT_PUSH_MODEL,
+        Tag.COMMAND_FIELD: CommandField.N_ACTION_RQ,
+        Tag.MESSAGE_ID: 7,
+        Tag.DATA_SET_TYPE: 1,
+        Tag.REQUESTED_SOP_INSTANCE_UID: "1.2.840.10008.1.20.1.1",
+        Tag.ACTION_TYPE_ID: 1,
+    }
+    return encode(elements | {Tag[name]: value for name, value in more.items()})
 
 
 @dataclasses.dataclass

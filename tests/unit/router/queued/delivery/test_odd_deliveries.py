@@ -2,13 +2,14 @@
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.router.queued.delivery.bench import CT_PAIR, Bench
+from tests.unit.router.queued.delivery.bench import CT_PAIR, Bench, commit_command
 
-from isthmus.dicom.command import Tag
-from isthmus.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN
+from isthmus.contract.letters import ObjectKind
+from isthmus.dicom.command import CommandField, CommandSet, Tag, encode, response
+from isthmus.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from isthmus.router.queued.delivery import dispatcher, lane
 from isthmus.router.queued.ledger.records import CopyState
-from isthmus.testing.dicom import store_command
+from isthmus.testing.dicom import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, move_command, store_command
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +56,58 @@ async def test_a_local_member_of_a_group_sees_titles_of_its_own_site_as_it_knows
     async with bench.dispatcher.running():
         await bench.all_are(CopyState.DELIVERED)
     assert [command.title(Tag.MOVE_ORIGINATOR_TITLE) for command in bench.archive.commands] == ["WS"]
+
+
+COMMIT_PAIR = (STORAGE_COMMITMENT_PUSH_MODEL, IMPLICIT_VR_LITTLE_ENDIAN)
+FOREIGN = {
+    "move": move_command("NORTH_WS"),
+    "another class": store_command(7, sop_class=MR_IMAGE_STORAGE),
+    "an action": commit_command(),
+    "a response": response(CommandSet.parse(store_command(7)), 0),
+    "no Message ID": encode({Tag.COMMAND_FIELD: CommandField.C_STORE_RQ, Tag.DATA_SET_TYPE: 1}),
+    "nothing that can be read": b"x",
+}
+
+
+@pytest.mark.parametrize("command", FOREIGN.values(), ids=FOREIGN)
+async def test_a_store_with_another_request_as_its_command_set_is_held_and_never_sent(
+    bench: Bench, command: bytes
+) -> None:
+    await bench.queue(1, command=command)
+    good = await bench.queue(2)
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.DELIVERED, CopyState.HELD)
+    assert bench.archive.got == good
+    assert (await bench.rows("copy_id", state="held")) == [1]
+    assert (bench.archive.attempts, bench.archive.aborted) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair", "command"),
+    [
+        pytest.param(ObjectKind.COMMIT, COMMIT_PAIR, store_command(7), id="a store in the place of a commitment"),
+        pytest.param(
+            ObjectKind.COMMIT, COMMIT_PAIR, commit_command(REQUESTED_SOP_CLASS_UID=CT_IMAGE_STORAGE), id="another class"
+        ),
+        pytest.param(
+            ObjectKind.COMMIT, COMMIT_PAIR, commit_command(COMMAND_FIELD=CommandField.N_SET_RQ), id="another operation"
+        ),
+        pytest.param(ObjectKind.COMMIT, CT_PAIR, store_command(7), id="a commitment on a context of storage"),
+        pytest.param(ObjectKind.STORE, COMMIT_PAIR, commit_command(), id="a commitment that waits for nothing"),
+    ],
+)
+async def test_a_request_for_commitment_that_is_none_is_held_and_never_sent(
+    bench: Bench, kind: ObjectKind, pair: tuple[str, str], command: bytes
+) -> None:
+    bench.home.administration.grant_add("PACS", site="north", services=["any"])
+    await bench.queue(1, kind=kind, pair=pair, command=command)
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.HELD)
+    assert not bench.archive.commands
+
+
+async def test_a_command_set_that_leaves_its_class_out_is_sent(bench: Bench) -> None:
+    command = encode({Tag.COMMAND_FIELD: CommandField.C_STORE_RQ, Tag.MESSAGE_ID: 7, Tag.DATA_SET_TYPE: 1})
+    await bench.queue(1, command=command)
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.DELIVERED)
