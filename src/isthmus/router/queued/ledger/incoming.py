@@ -15,9 +15,6 @@ from isthmus.router.queued.ledger.ingested import is_done
 from isthmus.router.queued.ledger.outgoing import mailbox, save_mailbox
 from isthmus.router.queued.ledger.records import CopyState
 
-MOST_PULLING: Final = 20_000
-"""Envelopes of one site that may wait to be fetched; then its mailbox is not read on until they are fewer."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pulling:
@@ -101,13 +98,22 @@ def begin(
     return None
 
 
-def pulling(connection: sqlite3.Connection) -> list[Pulling]:
-    """Return the envelopes that are not fetched yet, in the order of their letters."""
-    rows = connection.execute(
-        "SELECT envelope_id, router_id, counter, secret FROM envelopes WHERE state = 'pulling' AND direction = 'in'"
+def pulling(connection: sqlite3.Connection) -> list[tuple[bytes, str, int]]:
+    """Return the envelopes that are not fetched yet in the order of their letters: id, Router, bytes of manifest."""
+    return connection.execute(
+        "SELECT envelope_id, router_id, LENGTH(secret) FROM envelopes WHERE state = 'pulling' AND direction = 'in'"
         " ORDER BY router_id, counter"
-    )
-    return [Pulling(*row) for row in rows]
+    ).fetchall()
+
+
+def pulled(connection: sqlite3.Connection, envelope_id: bytes) -> Pulling | None:
+    """Return an envelope if it is not fetched yet."""
+    row = connection.execute(
+        "SELECT envelope_id, router_id, counter, secret FROM envelopes WHERE envelope_id = ? AND state = 'pulling'"
+        " AND direction = 'in'",
+        (envelope_id,),
+    ).fetchone()
+    return None if row is None else Pulling(*row)
 
 
 def finish(connection: sqlite3.Connection, envelope_id: bytes, bundle_id: int, state: str) -> bool:

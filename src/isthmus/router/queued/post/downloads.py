@@ -9,6 +9,8 @@ from functools import partial
 from itertools import accumulate
 from typing import Final
 
+import structlog
+
 from isthmus.contract.letters import Manifest, Receipt, ReceiptState
 from isthmus.envelope.identity import RouterId
 from isthmus.envelope.mailboxes import envelope_blob_name
@@ -17,12 +19,15 @@ from isthmus.kit.backoff import delays
 from isthmus.kit.tasks import Tasks
 from isthmus.router.queued.ledger import incoming, ingested
 from isthmus.router.queued.ledger.records import BundleRow, NewCopy
+from isthmus.router.queued.post.backlog import Backlog
 from isthmus.router.queued.post.lanes import MOST, Lanes
 from isthmus.router.queued.post.mailbox import PostCore, ask_for, delete_quietly
 from isthmus.router.queued.spool.bundles import Spool
 from isthmus.router.queued.spool.inbound import InboundBundle
 from isthmus.router.queued.spool.indexing import StoredObject
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
+
+_log = structlog.get_logger()
 
 _AT_ONCE: Final = 8  # envelopes of which blobs are under way
 _FIRST_WAIT: Final = 0.05
@@ -80,47 +85,101 @@ class Downloads:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._pulls: dict[bytes, _Pull] = {}
         self._order = 0
-        self._counts: Counter[str] = Counter()
+        self._backlogs: dict[str, Backlog] = {}
+        self._closing = False
         self._tasks = Tasks("downloads")
 
     def __repr__(self) -> str:
         return f"<Downloads: {len(self._pulls)} envelopes, {self.lanes!r}>"
 
-    def count(self, router_id: str) -> int:
-        """Return how many envelopes of a Router are not here yet."""
-        return self._counts[router_id]
+    def full(self, router_id: str) -> bool:
+        """Return whether so much of a Router is not here yet that no more of its letters are to be read."""
+        return router_id in self._backlogs and self._backlogs[router_id].full
 
     async def resume(self) -> None:
-        """Go on with what an earlier run began."""
-        for item in await self._core.ledger.read(incoming.pulling):
-            try:
-                sealed = self._core.local.open_local(incoming.manifest_label(item.envelope_id), item.manifest)
-            except SealBroken as error:  # the ledger is another spool's, or damaged
-                site = self._core.site_of(item.router_id)
-                self._core.alerts.raise_(site, "ledger", f"an envelope of site {site} cannot be gone on with: {error}")
-                continue
-            self.start(RouterId(item.router_id), Manifest.parse(sealed), item.counter, resumed=True)
+        """Go on with what an earlier run began, or whose task failed."""
+        for envelope_id, router_id, size in await self._core.ledger.read(incoming.pulling):
+            backlog = self._backlogs.setdefault(router_id, Backlog())
+            if envelope_id not in backlog:
+                backlog.add(envelope_id, size)
+        for router_id in self._backlogs:
+            self._go_on(router_id)
 
-    def start(self, router_id: RouterId, manifest: Manifest, counter: int, *, resumed: bool = False) -> None:
-        """Fetch an envelope that the ledger knows of, unless it is being fetched."""
-        if manifest.envelope_id in self._pulls:
+    def start(self, router_id: RouterId, manifest: Manifest, counter: int, size: int) -> None:
+        """Fetch an envelope that the ledger knows of and whose manifest has `size` bytes, unless that is begun."""
+        backlog = self._backlogs.setdefault(router_id, Backlog())
+        if manifest.envelope_id in backlog:
             return
+        backlog.add(manifest.envelope_id, size)
+        if not backlog.taking and (envelope_id := backlog.next()) is not None:
+            if envelope_id == manifest.envelope_id:
+                self._begin(router_id, manifest, counter, resumed=False)
+            else:
+                self._go_on(router_id, envelope_id)
+
+    def _begin(self, router_id: RouterId, manifest: Manifest, counter: int, *, resumed: bool) -> None:
         self._order += 1
         pull = _Pull(router_id, manifest, counter, self._order, resumed, self._core.clock.monotonic())
         self._pulls[manifest.envelope_id] = pull
-        self._counts[router_id] += 1
         self._tasks.spawn(self._run(pull), name="fetch an envelope")
+
+    def _go_on(self, router_id: str, envelope_id: bytes | None = None) -> None:
+        """Take up what of a site waits in the ledger, if there may be more: this one first."""
+        backlog = self._backlogs[router_id]
+        if backlog.taking or self._closing:
+            return
+        first = envelope_id or backlog.next()
+        if first is not None:
+            backlog.taking = True
+            self._tasks.spawn(self._take_up(backlog, first), name="go on with envelopes")
+
+    async def _take_up(self, backlog: Backlog, first: bytes) -> None:
+        envelope_id: bytes | None = first
+        try:
+            while envelope_id is not None:
+                begun = False
+                try:
+                    begun = await self._begin_kept(envelope_id)
+                finally:
+                    if not begun:
+                        backlog.over(envelope_id)
+                envelope_id = backlog.next()
+        except (NoRoom, SpoolFailed) as error:  # `resume` is called again
+            _log.warning("what is to be fetched cannot be read from the ledger", reason=str(error))
+        finally:
+            backlog.taking = False
+
+    async def _begin_kept(self, envelope_id: bytes) -> bool:
+        """Fetch an envelope whose manifest is in the ledger; False if it is not to be, or cannot be, fetched."""
+        item = await self._core.ledger.read(partial(incoming.pulled, envelope_id=envelope_id))
+        if item is None:
+            return False
+        try:
+            content = self._core.local.open_local(incoming.manifest_label(envelope_id), item.manifest)
+            manifest = await asyncio.to_thread(Manifest.parse, content)
+        except (SealBroken, ValueError) as error:  # the ledger is another spool's, or damaged
+            site = self._core.site_of(item.router_id)
+            why = str(error) if isinstance(error, SealBroken) else "its manifest is damaged here"
+            self._core.alerts.raise_(site, "ledger", f"an envelope of site {site} cannot be gone on with: {why}")
+            return False
+        self._begin(RouterId(item.router_id), manifest, item.counter, resumed=True)
+        return True
 
     async def close(self) -> None:
         """Stop; what is half here is gone on with at the next start."""
+        self._closing = True
         await self._tasks.close()
 
     async def _run(self, pull: _Pull) -> None:
         site = self._core.site_of(pull.router_id)
         waits = delays(_FIRST_WAIT, _MOST_WAIT)
+        refused: tuple[str, ReceiptState, str] | None = None
         try:
             while True:
                 try:
+                    if refused is not None:
+                        await self._give_up(pull, *refused)
+                        return
                     async with self._slots:
                         if await self._attempt(pull):
                             break
@@ -137,12 +196,12 @@ class Downloads:
                     self._core.alerts.raise_(
                         site, "damaged", f"what site {site} sent does not verify; it is asked anew"
                     )
-                    await self._give_up(pull, "unreadable", ReceiptState.UNREADABLE, "")
-                    return
+                    refused = ("unreadable", ReceiptState.UNREADABLE, "")
+                    continue
                 except incoming.ForeignObject as error:
                     self._core.alerts.raise_(site, "foreign", f"site {site}: {error}")
-                    await self._give_up(pull, "held", ReceiptState.HELD, str(error))
-                    return
+                    refused = ("held", ReceiptState.HELD, str(error))
+                    continue
                 await asyncio.sleep(wait)
             for matter in ("room", "blob"):
                 self._core.alerts.clear(site, matter)
@@ -150,7 +209,8 @@ class Downloads:
             if pull.bundle is not None:
                 pull.bundle.close()
             self._pulls.pop(pull.manifest.envelope_id, None)
-            self._counts[pull.router_id] -= 1
+            self._backlogs[pull.router_id].over(pull.manifest.envelope_id)
+            self._go_on(pull.router_id)
 
     async def _attempt(self, pull: _Pull) -> bool:
         """Fetch what is not here; return whether the envelope is, and counts."""

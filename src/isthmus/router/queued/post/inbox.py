@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+import structlog
+
 from isthmus.contract.letters import LetterKind, Manifest, ObjectKind, Receipt, Receipts, ReceiptState
 from isthmus.dicom.services import Service
 from isthmus.envelope.identity import RouterId
@@ -25,6 +27,8 @@ from isthmus.router.queued.post.mailbox import Letters, PostCore, ask_for, far_m
 from isthmus.router.queued.post.receipts import ReceiptsOut
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 from isthmus.router.routing.records import Acceptance
+
+_log = structlog.get_logger()
 
 LOOK_SECONDS: Final = 60.0
 _MOST_LOOK_SECONDS: Final = 300.0
@@ -61,6 +65,7 @@ class _Opened:
 
     header: LetterHeader
     content: Manifest | Receipts | None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,7 @@ class Inbox:
 
     async def run(self) -> None:
         """Read until cancelled."""
-        for done in await self._core.ledger.read(incoming.done_bundles):
-            await self._release(done)
-        await self._downloads.resume()
+        await self.go_on()
         try:
             while True:
                 self._follow()
@@ -130,6 +133,15 @@ class Inbox:
         finally:
             await self._tasks.close()
             self._readers.clear()
+
+    async def go_on(self) -> None:
+        """Do what the ledger says is still to be done, and what nobody does: after a start, or after trouble."""
+        await self._downloads.resume()
+        for done in await self._core.ledger.read(incoming.done_bundles):
+            try:
+                await self._release(done)
+            except (NoRoom, SpoolFailed) as error:
+                _log.warning("a bundle cannot be let go", reason=str(error))
 
     def _follow(self) -> None:
         """Have a reader for each accepted Router, at the prefix that it was told."""
@@ -169,7 +181,7 @@ class Inbox:
         router_id = reader.acceptance.router_id
         progress = False
         while True:
-            if self._downloads.count(router_id) >= incoming.MOST_PULLING:
+            if self._downloads.full(router_id):
                 return progress, LOOK_SECONDS
             where = partial(incoming.position, router_id=router_id, prefix=reader.prefix)
             counter, previous = await self._core.ledger.read(where)
@@ -191,6 +203,8 @@ class Inbox:
                 if not await self._take(reader, counter, previous, raw, tell=True):
                     return progress, None
                 progress, counter, previous = True, counter + 1, letter_hash(raw)
+                if self._downloads.full(router_id):
+                    break
 
     async def _fetch(self, reader: Reader, counter: int) -> list[bytes]:
         """Return the letters from `counter` on that are there: one, or several at once while there are many."""
@@ -280,7 +294,7 @@ class Inbox:
             return _Opened(gone.header, None)
         letter.check_place(counter, previous)
         if letter.kind is LetterKind.ENVELOPE:
-            return _Opened(letter, Manifest.parse(letter.body))
+            return _Opened(letter, Manifest.parse(letter.body), len(letter.body))
         return _Opened(letter, Receipts.parse(letter.body))
 
     def _refused(self, router_id: RouterId, manifest: Manifest) -> str:
@@ -371,7 +385,7 @@ class Inbox:
             elif refused:
                 self._core.alerts.raise_(site, "refused", f"objects of site {site} are not taken: {refused}")
             elif outcome.envelope is None:
-                self._downloads.start(router_id, content, opened.header.counter)
+                self._downloads.start(router_id, content, opened.header.counter, opened.size)
             self._receipts.due()
         elif content is None:
             self._receipts.due()

@@ -164,6 +164,7 @@ class Post:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 await self.outbox.watch()
+                await self.inbox.go_on()
                 await self.letters_again()
             except IsthmusError as error:
                 _log.warning("the post could not be looked after", reason=str(error))

@@ -81,6 +81,7 @@ class Outbox:
         self._active: dict[bytes, asyncio.Task[None]] = {}
         self._again: set[bytes] = set()
         self._asked: dict[bytes, float] = {}
+        self._ownerless = False
         self._hungry = False
         self._promised = -1.0
 
@@ -107,8 +108,7 @@ class Outbox:
     async def run(self) -> None:
         """Send until cancelled."""
         await self._core.ledger.run(outgoing.repair)
-        for envelope in await self._core.ledger.read(partial(outgoing.envelopes, state="uploading")):
-            self._start(envelope, 0)
+        self._ownerless = True
         try:
             while True:
                 self._wake.clear()
@@ -132,6 +132,12 @@ class Outbox:
     # -- envelopes
 
     async def _turn(self) -> None:
+        if self._ownerless:  # here, where nothing is begun meanwhile
+            known = set(self._active)
+            for envelope in await self._core.ledger.read(partial(outgoing.envelopes, state="uploading")):
+                if envelope.envelope_id not in known:
+                    self._start(envelope, 0)
+            self._ownerless = False
         free = _AT_ONCE - len(self._active)
         if free <= 0:
             return
@@ -185,9 +191,12 @@ class Outbox:
         site = self._core.site_of(envelope.router_id)
         name_key = self._core.local.open_local(_key_label(envelope.envelope_id), envelope.secret)
         waits = delays(1.0, _MOST_WAIT)
-        first = envelope.uploaded
+        first, taken = envelope.uploaded, False
         while True:
             try:
+                if taken:
+                    await self._drop(envelope, name_key)
+                    return
                 await self._spool.verified(envelope.bundle_id)
                 await self._upload(envelope, name_key, priority, first=first)
                 first = len(envelope.blobs)
@@ -195,8 +204,8 @@ class Outbox:
                 return
             except _NameTaken:
                 self._core.alerts.raise_(site, "blob", f"something else lies where a blob for site {site} belongs")
-                await self._drop(envelope, name_key)
-                return
+                taken = True
+                continue
             except (ProviderTrouble, NoRoom, SpoolFailed) as error:
                 self._core.alerts.raise_(site, "upload", f"objects for site {site} cannot be put: {error}")
             except (Untrusted, SealBroken) as error:  # what is uploaded stays, and is told of when that can be
@@ -329,7 +338,11 @@ class Outbox:
     # -- once more
 
     async def watch(self) -> None:
-        """Put again what a site that is there has not confirmed for ten minutes, then 20, 40 and so on; and tell."""
+        """Put again what a site that is there has not confirmed for ten minutes, then 20, 40 and so on; and tell.
+
+        An envelope whose task failed is gone on with at the next turn.
+        """
+        self._ownerless = True
         now = self._core.clock.now()
         posted = partial(outgoing.envelopes, state="posted", before=now - NO_ANSWER_SECONDS)
         late: dict[str, list[Envelope]] = {}
