@@ -162,6 +162,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
                 control.register(name, operation)
         address = await stack.enter_async_context(control.serving(config.console))
         stack.push_async_callback(live.drain, config.limits.drain_seconds)
+        stack.callback(queue.dispatcher.stop)  # or the drain would wait for associations that find ever more to send
         stack.callback(listener.close)
         yield RouterAddress(dicom, dicom_tls, address), live
 

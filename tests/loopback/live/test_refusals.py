@@ -353,6 +353,8 @@ async def test_a_devices_limit_counts_associations_that_are_still_being_set_up(t
     async with listening(slow) as pacs, Network.running(tmp_path, options=NetworkOptions()) as network:
         await network.pair(pacs, max_associations=2)
         north = network.sites["north"]
+        crowded: list[str] = []
+        network.sites["south"].live.when_crowded(lambda device: crowded.append(device.network_title))
         async with contextlib.AsyncExitStack() as stack:
             wires = [await stack.enter_async_context(calling(north.port)) for _ in range(5)]
             for wire in wires:
@@ -366,6 +368,7 @@ async def test_a_devices_limit_counts_associations_that_are_still_being_set_up(t
                     refused += 1
                     del waiting[answered]
             assert pacs.dialled == 2
+            assert crowded == ["PACS"] * 3
             go.set()
             for answered in waiting:
                 assert (await answered)[0] == 2

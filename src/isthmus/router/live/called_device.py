@@ -13,7 +13,7 @@ from isthmus.router.lan.connection import DeviceConnection
 from isthmus.router.lan.dialling import dial, unreachable
 from isthmus.router.live.registry import Live, refusal
 from isthmus.router.live.session import Session
-from isthmus.router.routing.records import LocalDevice
+from isthmus.router.routing.records import DeliveryMode, LocalDevice
 
 
 async def call_device(
@@ -31,6 +31,8 @@ async def call_device(
     """
     limit = device.options.max_associations
     if limit and live.of_device(device.network_title) >= limit:
+        if session.mode is DeliveryMode.LIVE:
+            live.crowded(device)
         raise refusal(
             f"{device.title} has its {limit} associations",
             reason=2,

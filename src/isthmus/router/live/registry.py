@@ -125,6 +125,7 @@ class Live:
         self._answerer: Answerer | None = None
         self._on_answer: dict[Session, Callable[[Answered], None]] = {}
         self._accepted: list[Callable[[LocalDevice, AssociateRequest, AssociateAccept], None]] = []
+        self._crowded: list[Callable[[LocalDevice], None]] = []
         self._forgotten = Forgotten()
         self._lingering: dict[bytes, asyncio.TimerHandle] = {}
         self.idle = asyncio.Event()
@@ -146,6 +147,15 @@ class Live:
         """A device of ours accepted an association: with what was asked, and its answer."""
         for listener in self._accepted:
             listener(device, request, accept)
+
+    def when_crowded(self, listener: Callable[[LocalDevice], None]) -> None:
+        """Have `listener` told of each live caller that was refused since a device of ours takes no more at once."""
+        self._crowded.append(listener)
+
+    def crowded(self, device: LocalDevice) -> None:
+        """A device of ours has all its associations, and a live caller was refused."""
+        for listener in self._crowded:
+            listener(device)
 
     # -- notices ---------------------------------------------------------------------------------------------------
 

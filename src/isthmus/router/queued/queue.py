@@ -94,6 +94,7 @@ async def running(folder: Path, live: Live, store: Store, *, probes: bool) -> As
         dispatcher = Dispatcher(means, alert=core.audit.alert)
         waking.join(post, dispatcher)
         live.when_accepted(dispatcher.heard)
+        live.when_crowded(dispatcher.crowded)
         live.when_accepted(mirror.seen)
         core.directory.on_change(post.connected)
         await stack.enter_async_context(spool.running())

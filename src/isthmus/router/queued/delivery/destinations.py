@@ -37,6 +37,8 @@ BATCH_COPIES: Final = 256
 BATCH_BYTES: Final = 128 * 1024 * 1024
 MOST_TRANSIENT: Final = 10
 """So many transient answers in a row are an outage too: an archive whose disk is full need not see every object."""
+ASIDE_SECONDS: Final = 30.0
+"""How long a device that takes one association is left to a live caller that found it taken: callers try again."""
 COMMENT_LABEL: Final = "comment"
 """Under which a device's Error Comment is sealed in the ledger (`SpoolSecrets.open_local`)."""
 _PERMANENT: Final = 1  # result of an A-ASSOCIATE-RJ
@@ -109,6 +111,7 @@ class Destination:
         self.crowded = asyncio.Event()
         """Set when there is more than one lane has taken."""
         self.stopping = False
+        self._aside_until = 0.0
         self._breaks: dict[int, tuple[int, int]] = {}  # copy -> how often the association ended under it, answers then
         self._asked_again: set[Pair] = set()  # refused in an association, taken when asked again
         self._transient = 0  # such answers in a row
@@ -129,6 +132,11 @@ class Destination:
     def stop(self) -> None:
         """Begin nothing more; what is under way ends with its object."""
         self.stopping = True
+        self._wake.set()
+
+    def step_aside(self) -> None:
+        """Let go of the device after the object that is being sent, and stay away from it for a moment."""
+        self._aside_until = self.means.clock.monotonic() + ASIDE_SECONDS
         self._wake.set()
 
     def heard(self) -> None:
@@ -153,8 +161,9 @@ class Destination:
 
     @property
     def seconds_to_attempt(self) -> float:
-        """How long the outage lets nothing be tried."""
-        return 0.0 if self.outage is None else self.outage.next_probe - self.means.clock.monotonic()
+        """How long nothing is to be tried, for an outage or since others come first."""
+        next_probe = 0.0 if self.outage is None else self.outage.next_probe
+        return max(next_probe, self._aside_until) - self.means.clock.monotonic()
 
     async def seconds_to_next(self) -> float:
         """Return how long until a copy that is not due now may be."""

@@ -44,6 +44,7 @@ class Dispatcher:
         self._alert = alert
         self._keep_seconds = keep_seconds
         self._destinations: dict[str, Destination] = {}
+        self._stopping = False
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks("deliveries")
         journal = Journal(means.ledger.path.with_name(JOURNAL))
@@ -64,16 +65,23 @@ class Dispatcher:
         try:
             yield
         finally:
-            for destination in self._destinations.values():
-                destination.stop()
+            self.stop()
             if self._runners:
                 await asyncio.wait(self._runners.values(), timeout=STOP_SECONDS)
             await self._tasks.close()
             with contextlib.suppress(NoRoom, SpoolFailed):  # the journal has it, for the next start
                 await self._recorder.flush()
 
+    def stop(self) -> None:
+        """Begin no more objects: associations are released when the ones that are being sent have their answers."""
+        self._stopping = True
+        for destination in self._destinations.values():
+            destination.stop()
+
     def wake(self, title: str) -> None:
         """Something may be due for the device of ours with this network title."""
+        if self._stopping:
+            return
         destination = self._destination(title)
         runner = self._runners.get(title)
         if runner is None or runner.done():
@@ -90,6 +98,15 @@ class Dispatcher:
         del request, accept
         if (destination := self._destinations.get(device.network_title)) is not None:
             destination.heard()
+
+    def crowded(self, device: LocalDevice) -> None:
+        """A live caller was refused since a device of ours has all its associations.
+
+        Where it takes more than one, the lanes leave one to live callers always.
+        """
+        destination = self._destinations.get(device.network_title)
+        if destination is not None and device.options.max_associations == 1:
+            destination.step_aside()
 
     async def check(self) -> None:
         """Alert of outages that last, hold what has waited for too long, and look at all there is."""
@@ -168,8 +185,9 @@ class Dispatcher:
             raise failure
 
     def _most_lanes(self, title: str) -> int:
+        """Return how many lanes a device gets: one association is left to live callers, where it takes several."""
         device = find_device(self._means.directory, title)
-        return 1 if device is None else min(device.options.max_associations or 1, MOST_LANES)
+        return 1 if device is None else max(1, min(device.options.max_associations - 1, MOST_LANES))
 
     async def _hold_expired(self, destination: Destination, now: float) -> None:
         days = self._keep_seconds / DAY

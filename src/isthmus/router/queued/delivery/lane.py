@@ -74,7 +74,7 @@ class Lane:
             missing = [copy for copy in left if copy.pair not in association.agreed]
             left = [copy for copy in left if copy.pair in association.agreed]
             await self._send_all(association, claim.sender, left)
-            if missing:
+            if missing and destination.seconds_to_attempt <= 0:
                 await self._release()  # one association at a time
                 await destination.ask_again(claim, missing)
         except DeviceLost as lost:
@@ -132,7 +132,7 @@ class Lane:
                 destination.ended(outcome)
                 await destination.answered(outcome)
                 await destination.recorder.room()
-                if destination.stopping:
+                if destination.stopping or destination.seconds_to_attempt > 0:
                     break
         finally:
             if ahead is not None:

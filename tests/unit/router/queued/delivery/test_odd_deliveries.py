@@ -2,7 +2,7 @@
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.router.queued.delivery.bench import CT_PAIR, Bench, commit_command
+from tests.unit.router.queued.delivery.bench import ARCHIVE, CT_PAIR, Bench, commit_command
 
 from isthmus.contract.letters import ObjectKind
 from isthmus.dicom.command import CommandField, CommandSet, Tag, encode, response
@@ -10,6 +10,7 @@ from isthmus.dicom.uids import IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUS
 from isthmus.router.queued.delivery import dispatcher, lane
 from isthmus.router.queued.ledger.records import CopyState
 from isthmus.testing.dicom import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, move_command, store_command
+from isthmus.testing.network import until
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +112,61 @@ async def test_a_command_set_that_leaves_its_class_out_is_sent(bench: Bench) -> 
     await bench.queue(1, command=command)
     async with bench.dispatcher.running():
         await bench.all_are(CopyState.DELIVERED)
+
+
+async def test_a_device_with_two_associations_keeps_one_for_live_callers(bench: Bench) -> None:
+    bench.home.administration.device_set("PACS", max_associations=2)
+    await bench.queue(600)
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.DELIVERED)
+    assert bench.archive.most_open == 1
+
+
+async def test_a_device_with_one_association_is_left_to_a_live_caller_that_found_it_taken(bench: Bench) -> None:
+    bench.home.administration.device_set("PACS", max_associations=1)
+    device = next(one for one in bench.home.directory.devices if one.network_title == ARCHIVE)
+    await bench.queue(20)
+
+    async def before() -> None:
+        if len(bench.archive.got) == 4:  # while the fifth is being sent
+            bench.dispatcher.crowded(device)
+
+    bench.archive.before = before
+    async with bench.dispatcher.running():
+        await until(lambda: len(bench.archive.got) >= 5 and bench.archive.open == 0)
+        await bench.pass_time(25, step=5)
+        assert (len(bench.archive.got), bench.archive.released, bench.archive.attempts) == (5, 1, 1)
+        await bench.pass_time(10, step=5)
+        await bench.all_are(CopyState.DELIVERED)
+    assert bench.archive.got == list(range(1, 21))
+
+
+async def test_a_device_that_takes_several_goes_on_when_a_live_caller_finds_them_taken(bench: Bench) -> None:
+    bench.home.administration.device_set("PACS", max_associations=3)
+    device = next(one for one in bench.home.directory.devices if one.network_title == ARCHIVE)
+    await bench.queue(20)
+
+    async def before() -> None:
+        bench.dispatcher.crowded(device)
+
+    bench.archive.before = before
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.DELIVERED)
+    assert bench.archive.attempts == 1
+
+
+async def test_a_stop_ends_the_associations_after_the_object_that_is_sent_and_nothing_wakes_them(bench: Bench) -> None:
+    await bench.queue(20)
+
+    async def before() -> None:
+        if len(bench.archive.got) == 4:
+            bench.dispatcher.stop()
+
+    bench.archive.before = before
+    async with bench.dispatcher.running():
+        await until(lambda: len(bench.archive.got) >= 5 and bench.archive.open == 0)
+        bench.dispatcher.wake(ARCHIVE)
+        bench.dispatcher.wake("ANOTHER")
+        await bench.pass_time(120)
+        assert (len(bench.archive.got), bench.archive.released, bench.archive.attempts) == (5, 1, 1)
+    assert await bench.states() == {"delivered": 5, "waiting": 15}
