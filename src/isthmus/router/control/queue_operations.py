@@ -17,8 +17,7 @@ from isthmus.kit.clock import Clock
 from isthmus.router.audit import Audit
 from isthmus.router.queued.export import Exported, export, to_export
 from isthmus.router.queued.ledger import acts, studies, views
-from isthmus.router.queued.ledger.incoming import COMMENT_LABEL
-from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
 from isthmus.router.queued.spool.bundles import Spool
 from isthmus.router.queued.studies import StudyFields, StudySealer
 from isthmus.router.routing.directory import Directory

@@ -19,7 +19,7 @@ from isthmus.kit.names import AETitle, SiteName
 from isthmus.router.control.queue_operations import Bells, QueueOperations
 from isthmus.router.queued.ledger import studies
 from isthmus.router.queued.ledger.database import Ledger
-from isthmus.router.queued.ledger.incoming import COMMENT_LABEL
+from isthmus.router.queued.ledger.records import COMMENT_LABEL
 from isthmus.router.queued.ledger.studies import KEPT_SECONDS, StudyBook
 from isthmus.router.queued.spool.bundles import Destination, Route, Spool
 from isthmus.router.queued.spool.room import Room

@@ -152,9 +152,11 @@ class Recorder:
             outcomes, in_doubt = [], []
             for copy in deliveries.waiting_copies(connection, ends.keys() | started.keys()):
                 end, start = ends.get(copy.copy_id), started.get(copy.copy_id)
-                if end is not None and _is_of(end, copy) and end["at"] >= copy.since:  # else it was asked for again
+                if end is not None and _is_of(end, copy) and end["at"] >= copy.since:
                     outcomes.append(_outcome(copy, end))
-                if start is not None and _is_of(start, copy):
+                elif end is not None and _has_object(end, copy) and end["state"] == CopyState.DELIVERED:
+                    in_doubt.append(copy.copy_id)  # it was asked for again since
+                if start is not None and _has_object(start, copy):
                     in_doubt.append(copy.copy_id)
             return deliveries.save(connection, outcomes, in_doubt)
 
@@ -229,6 +231,10 @@ def _identity(copy: DueCopy) -> dict[str, Any]:
 
 def _is_of(row: dict[str, Any], copy: DueCopy) -> bool:
     return _identity(copy).items() <= row.items()
+
+
+def _has_object(row: dict[str, Any], copy: DueCopy) -> bool:
+    return row.get("object") == copy.object_id.hex()
 
 
 def _line(row: dict[str, Any]) -> bytes:

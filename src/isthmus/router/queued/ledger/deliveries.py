@@ -267,21 +267,23 @@ def _copy(row: Sequence[Any]) -> DueCopy:
 
 
 def _receipt_due(connection: sqlite3.Connection, outcome: Outcome) -> None:
-    copy = outcome.copy
-    if copy.envelope_id is None or copy.far_router is None:
+    far_router = outcome.copy.far_router
+    envelope_id, index = connection.execute(  # while it was sent, a newer envelope may have asked for it
+        "SELECT envelope_id, envelope_index FROM copies WHERE copy_id = ?", (outcome.copy.copy_id,)
+    ).fetchone()
+    if envelope_id is None or far_router is None:
         return
-    state = ReceiptState.DELIVERED if outcome.state is CopyState.DELIVERED else ReceiptState.HELD
     receipt = Receipt(
-        envelope_id=copy.envelope_id,
-        index=copy.envelope_index,
-        state=state,
+        envelope_id=envelope_id,
+        index=index,
+        state=ReceiptState.DELIVERED if outcome.state is CopyState.DELIVERED else ReceiptState.HELD,
         status=outcome.status,
-        comment=outcome.comment,
         at=outcome.at,
         flagged=outcome.flagged,
     )
     connection.execute(
-        "INSERT INTO receipts_due (router_id, receipt) VALUES (?, ?)", (copy.far_router, receipt.to_payload().decode())
+        "INSERT INTO receipts_due (router_id, receipt, comment) VALUES (?, ?, ?)",
+        (far_router, receipt.to_payload().decode(), outcome.sealed),
     )
 
 

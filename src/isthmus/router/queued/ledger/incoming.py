@@ -13,7 +13,7 @@ from isthmus.envelope.letters import FIRST_PREVIOUS
 from isthmus.errors import IsthmusError
 from isthmus.router.queued.ledger.ingested import is_done
 from isthmus.router.queued.ledger.outgoing import mailbox, save_mailbox
-from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +294,6 @@ UNREADABLE_THERE: Final = "does not verify at the far site"
 MOST_UNREADABLE: Final = 3  # attempts to bring a bundle over before a person must look
 _MOST_REASON: Final = 200
 HELD_THERE: Final = "held at the far site"
-COMMENT_LABEL: Final = "comment"
-"""Under which a device's own words are sealed for the ledger."""
 
 
 def manifest_label(envelope_id: bytes) -> str:

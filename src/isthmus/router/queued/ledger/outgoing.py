@@ -4,6 +4,7 @@ Functions for `Ledger.run` and `Ledger.read`. A letter is sealed inside the tran
 that letters are dense whatever is killed when; it is put only after that is durable.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from typing import Any, Final, Protocol
 from isthmus.contract.letters import LetterKind, Receipt, Receipts
 from isthmus.envelope.letters import FIRST_PREVIOUS, letter_hash
 from isthmus.envelope.mailboxes import letter_name
+from isthmus.errors import SealBroken
 from isthmus.router.queued.ledger.deliveries import BARRIER_OPEN
-from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
 
 ACK_SPAN: Final = 10**9
 """An acknowledgement is a counter below this, plus this times `ack_tag` of the mailbox that it counts in."""
@@ -481,20 +483,34 @@ def cancel(connection: sqlite3.Connection, copy_id: int, *, now: float) -> bool:
 # -- receipts
 
 
-def take_receipts(connection: sqlite3.Connection, router_id: str, *, most: int) -> Receipts | None:
-    """Take what is due to a Router, that about unreadable letters first; None if nothing is."""
+def take_receipts(
+    connection: sqlite3.Connection, router_id: str, *, most: int, reveal: Callable[[str, bytes], bytes]
+) -> Receipts | None:
+    """Take what is due to a Router, that about unreadable letters first; None if nothing is.
+
+    `reveal` opens a device's own words, which are sealed in the ledger; a receipt goes without those that are damaged.
+    """
     rows = connection.execute(
-        "SELECT receipt_id, receipt, letter FROM receipts_due WHERE router_id = ? ORDER BY letter IS NULL, receipt_id"
-        " LIMIT ?",
+        "SELECT receipt_id, receipt, letter, comment FROM receipts_due WHERE router_id = ?"
+        " ORDER BY letter IS NULL, receipt_id LIMIT ?",
         (router_id, most),
     ).fetchall()
     connection.executemany("DELETE FROM receipts_due WHERE receipt_id = ?", [(row[0],) for row in rows])
     if not rows:
         return None
     return Receipts(
-        receipts=[Receipt.parse(row[1].encode()) for row in rows if row[2] is None],
+        receipts=[_receipt(row[1], row[3], reveal) for row in rows if row[2] is None],
         unreadable=[row[2] for row in rows if row[2] is not None],
     )
+
+
+def _receipt(payload: str, comment: bytes | None, reveal: Callable[[str, bytes], bytes]) -> Receipt:
+    receipt = Receipt.parse(payload.encode())
+    if comment is None:
+        return receipt
+    with contextlib.suppress(SealBroken):
+        receipt = receipt.model_copy(update={"comment": reveal(COMMENT_LABEL, comment).decode()})
+    return receipt
 
 
 def receipts_due(connection: sqlite3.Connection) -> dict[str, int]:

@@ -6,6 +6,8 @@ from typing import Final
 
 from isthmus.contract.letters import ObjectKind
 
+COMMENT_LABEL: Final = "comment"
+"""Under which a device's own words are sealed for the ledger."""
 DAMAGED: Final = "damaged in the spool"
 """Why a copy is held whose object no longer verifies."""
 

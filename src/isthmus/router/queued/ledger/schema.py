@@ -44,7 +44,7 @@ STEPS: Final[tuple[str, ...]] = (
         router_id TEXT NOT NULL, counter INTEGER NOT NULL, name TEXT NOT NULL, raw BLOB NOT NULL, put INTEGER NOT NULL,
         PRIMARY KEY (router_id, counter));
     CREATE TABLE receipts_due (
-        receipt_id INTEGER PRIMARY KEY, router_id TEXT NOT NULL, receipt TEXT NOT NULL);
+        receipt_id INTEGER PRIMARY KEY, router_id TEXT NOT NULL, receipt TEXT NOT NULL, comment BLOB);
     CREATE INDEX receipts_due_by_router ON receipts_due (router_id, receipt_id);
     CREATE TABLE studies (
         study_id INTEGER PRIMARY KEY, study_mac BLOB NOT NULL UNIQUE, sealed BLOB, first REAL NOT NULL,

@@ -93,7 +93,7 @@ class ReceiptsOut:
         return True
 
     def _write(self, far: FarMailbox, connection: sqlite3.Connection) -> list[PostedLetter]:
-        receipts = outgoing.take_receipts(connection, far.router_id, most=MOST_IN_LETTER)
+        receipts = outgoing.take_receipts(connection, far.router_id, most=MOST_IN_LETTER, reveal=far.reveal)
         if receipts is None:
             return []
         body = receipts.to_payload()

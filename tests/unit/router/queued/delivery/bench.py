@@ -271,9 +271,15 @@ class Bench:
     async def receipts(self) -> list[Receipt]:
         """Return the receipts that are due."""
         found = await self.ledger.read(
-            lambda connection: connection.execute("SELECT receipt FROM receipts_due ORDER BY receipt_id").fetchall()
+            lambda connection: connection.execute(
+                "SELECT receipt, comment FROM receipts_due ORDER BY receipt_id"
+            ).fetchall()
         )
-        return [Receipt.model_validate_json(row[0]) for row in found]
+        receipts = []
+        for said, sealed in found:
+            words = "" if sealed is None else sealed.removeprefix(b"sealed comment ")[::-1].decode()
+            receipts.append(Receipt.model_validate_json(said).model_copy(update={"comment": words}))
+        return receipts
 
     async def all_are(self, *states: CopyState) -> None:
         """Wait until every copy is in one of these states."""

@@ -1,6 +1,7 @@
 """What a start makes of the journal of deliveries that the last run left."""
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 from tests.unit.router.queued.delivery.bench import Bench
@@ -13,6 +14,11 @@ from isthmus.router.queued.ledger.records import CopyState
 @pytest.fixture(autouse=True)
 def _no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "LINGER_SECONDS", 0.0)
+
+
+def ledger_files(folder: Path) -> list[bytes]:
+    """Return what the ledger has on the disk."""
+    return [path.read_bytes() for path in sorted(folder.glob("ledger.db*"))]
 
 
 async def delivered(bench: Bench, count: int = 3) -> None:
@@ -71,3 +77,27 @@ async def test_the_number_of_a_copy_is_never_used_again(bench: Bench) -> None:
     await bench.ledger.run(lambda connection: connection.execute("DELETE FROM copies"))
     await bench.queue(1)
     assert await bench.rows("copy_id") == [4]
+
+
+async def test_a_receipt_is_for_the_envelope_that_asked_last(bench: Bench) -> None:
+    await bench.queue(1)
+
+    async def before() -> None:
+        await bench.ledger.run(
+            lambda connection: connection.execute("UPDATE copies SET envelope_id = ?, envelope_index = 5", (b"n" * 16,))
+        )
+
+    bench.archive.before = before
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.DELIVERED)
+    assert [(receipt.envelope_id, receipt.index) for receipt in await bench.receipts()] == [(b"n" * 16, 5)]
+
+
+async def test_the_words_of_a_device_are_sealed_in_the_receipt_that_is_due(bench: Bench, tmp_path: Path) -> None:
+    bench.archive.answer = lambda _: (0xC000, "DOE^JANE is unknown")
+    await bench.queue(1)
+    async with bench.dispatcher.running():
+        await bench.all_are(CopyState.HELD)
+    assert all(b"DOE^JANE" not in content for content in ledger_files(tmp_path))
+    (receipt,) = await bench.receipts()
+    assert receipt.comment == "DOE^JANE is unknown"
