@@ -60,14 +60,17 @@ def findings(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def words(value: Any) -> str:
-    """Return a value as a person reads it in a table: yes and no, lists with commas, nothing as a dash."""
+    """Return a value as a person reads it in a table: yes and no, lists with commas, nothing as a dash.
+
+    Much of it was written by devices and other sites: what would upset a terminal becomes a question mark.
+    """
     if value is None or value == "" or value == []:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple, set, frozenset)):
-        return ",".join(sorted(map(str, value)))
-    return str(value)
+        return ",".join(sorted(map(words, value)))
+    return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
 def size(count: float) -> str:

@@ -76,3 +76,9 @@ def test_a_finding_that_is_not_well_says_what_to_do(capsys: pytest.CaptureFixtur
         "bad   disk   full",
         "             -> make room",
     ]
+
+
+def test_what_would_upset_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show.table([{"reason": "gone\x1b[2J\nfor good"}], {"reason": "WHY"}, empty="")
+    show.facts([("comment", "a\x07b")])
+    assert capsys.readouterr().out == "WHY\ngone?[2J?for good\ncomment  a?b\n"

@@ -162,11 +162,15 @@ class Spool:
 
     async def release(self, bundle_id: int) -> bool:
         """Delete the bundle's file if it is closed and all its copies are over; return whether it is gone now."""
-        row = await self.ledger.read(
-            lambda connection: (
-                ingested.bundle(connection, bundle_id) if ingested.is_done(connection, bundle_id) else None
-            )
-        )
+
+        def let_go(connection: sqlite3.Connection) -> BundleRow | None:
+            if not ingested.is_done(connection, bundle_id):
+                return None
+            row = ingested.bundle(connection, bundle_id)
+            ingested.mark_gone(connection, bundle_id)  # from now on nobody counts on the file
+            return row
+
+        row = await self.ledger.run(let_go)
         if row is None:
             return False
         if row.gone:
@@ -179,7 +183,6 @@ class Spool:
             _log.warning("a bundle could not be deleted", bundle=row.name, error=error.strerror)
             return False
         self.doubtful.discard(bundle_id)
-        await self.ledger.run(lambda connection: ingested.mark_gone(connection, bundle_id))
         return True
 
     # -- from other sites

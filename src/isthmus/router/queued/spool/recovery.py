@@ -121,7 +121,18 @@ async def verify(spool: Spool, bundle_id: int) -> int:
 
 
 def _names(spool: Spool) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(spool.folder) if _NAME.fullmatch(entry.name))
+    """Return the names of all bundles, in the order in which they were begun: a storage commitment comes last."""
+    names = sorted(entry.name for entry in os.scandir(spool.folder) if _NAME.fullmatch(entry.name))
+    return sorted(names, key=lambda name: _begun(spool, name))
+
+
+def _begun(spool: Spool, name: str) -> int:
+    try:
+        reader = BundleReader.open(spool.path(name), spool.secrets)
+    except (SealBroken, SpoolFailed):
+        return 0
+    reader.close()
+    return reader.header.bundle_id
 
 
 async def _one_file(spool: Spool, name: str, found: Recovered, *, rebuild: bool) -> None:
