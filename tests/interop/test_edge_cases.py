@@ -7,6 +7,7 @@ commitment, identities, C-CANCEL and private SOP classes in `test_pynetdicom`, d
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -572,7 +573,7 @@ async def test_a_devices_limit_is_its_own_rejection_and_can_be_known_here(networ
         await passes(pair, echo_rq())
 
 
-async def test_a_silent_association_has_no_deadline_and_its_sockets_are_kept_alive(network: Network) -> None:
+async def test_an_association_may_be_silent_for_hours_and_its_sockets_are_kept_alive(network: Network) -> None:
     """pynetdicom#286, #619, #825, dcm4che#1505; arc dcmSendPendingCMoveInterval: hours, or a long C-MOVE in silence."""
     async with joined(network) as pair:
         await passes(pair, message(1, move_command("ANYWHERE"), bytes(20)))
@@ -580,6 +581,8 @@ async def test_a_silent_association_has_no_deadline_and_its_sockets_are_kept_ali
             live = [one for one in site.live.sessions.values() if one.parties and one.parties.called == pair.called]
             (session,) = live
             assert session.connection is not None
-            assert session.connection.side.deadline() is None
+            deadline = session.connection.side.deadline()
+            assert deadline is not None
+            assert deadline - time.monotonic() > 23 * 3600
             assert session.connection._socket is not None
             assert session.connection._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
