@@ -12,6 +12,7 @@ import pytest
 
 from isthmus.demo import run
 from isthmus.demo.devices import Archive
+from isthmus.testing.depth import count
 
 LIMIT = 60.0  # seconds: it is what a newcomer sees first
 
@@ -48,7 +49,7 @@ def test_the_whole_demonstration_succeeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM][: count(push=1, nightly=2)])
 def test_it_stays_up_for_a_viewer_and_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -> None:
     demo = _start(folder=tmp_path)
     assert demo.stdout is not None

@@ -12,6 +12,9 @@ from tests.loopback.faults.queued import QueuedSites, Sender
 from isthmus.demo.parts import Part
 from isthmus.testing.depth import count
 
+CASES = [("north", errno.ENOSPC), ("south", errno.EIO), ("north", errno.EIO), ("south", errno.ENOSPC)][
+    : count(push=2, nightly=4)
+]
 CALLS = range(0, 120, count(push=20, nightly=1))  # about what a few objects and their delivery need
 
 
@@ -21,8 +24,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["no space", "I/O error"])
-@pytest.mark.parametrize("name", ["north", "south"])
+@pytest.mark.parametrize(("name", "error"), CASES, ids=[f"{name}, {errno.errorcode[error]}" for name, error in CASES])
 async def test_a_failing_disk_loses_nothing_that_was_acknowledged(
     library: Path, tmp_path: Path, name: str, error: int
 ) -> None:
