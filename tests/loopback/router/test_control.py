@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from fastapi.encoders import jsonable_encoder
 
 from isthmus.errors import AssociationRefused, OperatorError
 from isthmus.kit.names import HostPort
@@ -32,7 +33,7 @@ async def ask(
 async def test_an_operation_is_done_and_answered(running: Any) -> None:
     status, added = await ask(running, "device_add", {"address": "PACS@192.0.2.20:104", "name": "Archive"})
     assert (status, added["title"], added["name"]) == (200, "PACS", "Archive")
-    assert await ask(running, "device_list") == (200, running.administration.device_list())
+    assert await ask(running, "device_list") == (200, jsonable_encoder(running.administration.device_list()))
 
 
 async def test_what_an_operator_did_wrong_is_a_problem_with_field_and_hint(running: Any) -> None:
