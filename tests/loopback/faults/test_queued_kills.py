@@ -10,10 +10,12 @@ from tests.loopback.faults.queued import PATIENCE, QueuedSites, Sender
 
 from isthmus.demo.parts import Part
 from isthmus.kit.tasks import Tasks
+from isthmus.router.queued.delivery.recording import MOST_BEHIND
 from isthmus.testing.depth import count
 
 KILLS = count(push=3, nightly=500)
 ENDINGS = [True, False][: count(push=1, nightly=2)]  # a power cut kills the process too
+KILLS_FIRST = [False, True][: count(push=1, nightly=2)]
 MOST_CALLS = 400  # some twenty objects' worth of I/O calls: kills fall into each of them, and between them
 
 
@@ -53,15 +55,15 @@ async def test_a_sending_router_that_dies_loses_nothing_it_acknowledged(
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("power", ENDINGS, ids=["power lost", "killed"][: len(ENDINGS)])
+@pytest.mark.parametrize("power", KILLS_FIRST, ids=["killed", "power lost"][: len(KILLS_FIRST)])
 async def test_a_receiving_router_that_dies_loses_nothing_and_repeats_little(
     library: Path, tmp_path: Path, *, power: bool
 ) -> None:
-    """T2: at most one object is sent to the archive again for each kill."""
+    """T2: at most one object is sent to the archive again for each kill; after a power cut it may be some more."""
     async with QueuedSites.running(tmp_path) as sites:
         disk = Disk(library, sites.south.data, tmp_path, forgets=power)
         sender = Sender(sites.north_port, random.Random(1))
         await kill_again_and_again(sites, sites.south, disk, sender, power=power)
         await sites.delivered(sender)
         repeated = sum(times - 1 for times in sites.archive.times.values())
-        assert repeated <= KILLS
+        assert repeated <= KILLS * (MOST_BEHIND if power else 1)  # what the ledger had not recorded yet
