@@ -18,7 +18,7 @@ from isthmus.errors import AssociationRefused, IsthmusError
 from isthmus.kit.clock import Clock
 from isthmus.kit.tasks import Tasks
 from isthmus.router.live.session import Parties
-from isthmus.router.queued.delivery.judging import broken, held
+from isthmus.router.queued.delivery.judging import broken
 from isthmus.router.queued.delivery.outage import Outage
 from isthmus.router.queued.delivery.reading import Source
 from isthmus.router.queued.delivery.recording import Recorder
@@ -26,8 +26,8 @@ from isthmus.router.queued.delivery.senders import Sender, find_device, find_sen
 from isthmus.router.queued.delivery.sending import MOST_CONTEXTS, Association, DeviceLost, DeviceRefused, Pair
 from isthmus.router.queued.ledger import deliveries
 from isthmus.router.queued.ledger.database import Ledger
-from isthmus.router.queued.ledger.deliveries import DestinationState, DueCopy, Outcome
-from isthmus.router.queued.ledger.records import CopyState
+from isthmus.router.queued.ledger.deliveries import DestinationState, DueCopy, Outcome, held
+from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.records import LocalDevice
 
@@ -39,8 +39,6 @@ MOST_TRANSIENT: Final = 10
 """So many transient answers in a row are an outage too: an archive whose disk is full need not see every object."""
 ASIDE_SECONDS: Final = 30.0
 """How long a device that takes one association is left to a live caller that found it taken: callers try again."""
-COMMENT_LABEL: Final = "comment"
-"""Under which a device's Error Comment is sealed in the ledger (`SpoolSecrets.open_local`)."""
 _PERMANENT: Final = 1  # result of an A-ASSOCIATE-RJ
 
 

@@ -60,19 +60,6 @@ def broken(copy: DueCopy, now: float, *, sent: bool, breaks: int, others_went: b
     return _counted(outcome, why) if others_went else outcome
 
 
-def held(copy: DueCopy, now: float, reason: str) -> Outcome:
-    """Return that a copy waits for a person, for a reason of ours."""
-    return Outcome(
-        copy,
-        CopyState.HELD,
-        now,
-        reason=reason,
-        tries=copy.tries,
-        first_failed=copy.first_failed,
-        flagged=copy.flagged,
-    )
-
-
 def _counted(outcome: Outcome, reason: str) -> Outcome:
     tries = outcome.tries + 1
     first_failed = outcome.at if outcome.first_failed is None else outcome.first_failed

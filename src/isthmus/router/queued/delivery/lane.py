@@ -19,11 +19,11 @@ from isthmus.errors import IsthmusError, RemoteMisuse, SealBroken
 from isthmus.relay.titles import renamed
 from isthmus.router.live.session import Parties
 from isthmus.router.queued.delivery.destinations import Claim, Destination
-from isthmus.router.queued.delivery.judging import answered, held
+from isthmus.router.queued.delivery.judging import answered
 from isthmus.router.queued.delivery.reading import OpenedObject
 from isthmus.router.queued.delivery.senders import Sender
 from isthmus.router.queued.delivery.sending import Association, DeviceLost, DeviceRefused, Pair
-from isthmus.router.queued.ledger.deliveries import DueCopy, Outcome
+from isthmus.router.queued.ledger.deliveries import DueCopy, Outcome, held
 from isthmus.router.queued.ledger.records import DAMAGED
 from isthmus.router.queued.trouble import SpoolFailed
 

@@ -207,26 +207,28 @@ def save(
     return _finished(connection, sorted(bundles))
 
 
+def held(copy: DueCopy, now: float, reason: str) -> Outcome:
+    """Return that a copy waits for a person, for a reason of ours."""
+    return Outcome(
+        copy,
+        CopyState.HELD,
+        now,
+        reason=reason,
+        tries=copy.tries,
+        first_failed=copy.first_failed,
+        flagged=copy.flagged,
+    )
+
+
 def hold_expired(
     connection: sqlite3.Connection, destination: str, before: float, now: float, reason: str, *, most: int
 ) -> list[Outcome]:
     """Hold up to `most` copies that have waited for `destination` since before `before`; return them."""
     rows = connection.execute(_COPIES + " AND c.since < ? LIMIT ?", (destination, before, most)).fetchall()
     copies = [_copy(row) for row in rows]
-    held = [
-        Outcome(
-            copy,
-            CopyState.HELD,
-            now,
-            reason=reason,
-            tries=copy.tries,
-            first_failed=copy.first_failed,
-            flagged=copy.flagged,
-        )
-        for copy in copies
-    ]
-    save(connection, held)
-    return held
+    outcomes = [held(copy, now, reason) for copy in copies]
+    save(connection, outcomes)
+    return outcomes
 
 
 def how_many_wait(connection: sqlite3.Connection, destination: str) -> int:

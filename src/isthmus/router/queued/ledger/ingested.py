@@ -97,6 +97,11 @@ def objects_of(connection: sqlite3.Connection, bundle_id: int) -> list[ObjectRow
     return [_object(row) for row in rows]
 
 
+def bundle_ids(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the id of each bundle that is not gone, by its name."""
+    return dict(connection.execute("SELECT name, bundle_id FROM bundles WHERE gone = 0"))
+
+
 def highest_bundle(connection: sqlite3.Connection) -> int:
     """Return the highest bundle id of all, gone ones too; 0 if there is none."""
     return int(connection.execute("SELECT COALESCE(MAX(bundle_id), 0) FROM bundles").fetchone()[0])

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -63,7 +63,7 @@ async def recover(spool: Spool) -> Recovered:
     """
     found = Recovered()
     try:
-        names = await asyncio.to_thread(_names, spool)
+        names = await asyncio.to_thread(_names, spool, await spool.ledger.read(ingested.bundle_ids))
         complete = await spool.ledger.read(ingested.is_complete)
         spool.start_after(await spool.ledger.read(ingested.highest_bundle))
         for name in names:
@@ -120,10 +120,10 @@ async def verify(spool: Spool, bundle_id: int) -> int:
     return len(bad)
 
 
-def _names(spool: Spool) -> list[str]:
+def _names(spool: Spool, known: Mapping[str, int]) -> list[str]:
     """Return the names of all bundles, in the order in which they were begun: a storage commitment comes last."""
     names = sorted(entry.name for entry in os.scandir(spool.folder) if _NAME.fullmatch(entry.name))
-    return sorted(names, key=lambda name: _begun(spool, name))
+    return sorted(names, key=lambda name: known[name] if name in known else _begun(spool, name))
 
 
 def _begun(spool: Spool, name: str) -> int:
