@@ -36,6 +36,7 @@ _SECRET_LABEL: Final = b"isthmus/object/v1"
 _STREAM_NAME: Final = b"object"
 _FINAL: Final = struct.Struct(">QQ32s")
 
+_SEARCH_BYTES: Final = 1024 * 1024
 _UID: Final = "[0-9.]{1,64}"
 
 Buffer = bytes | bytearray | memoryview
@@ -86,15 +87,6 @@ class RecordSpan(NamedTuple):
     def end(self) -> int:
         """Offset of the first byte after it."""
         return self.offset + self.length
-
-
-class VerifiedRecord(NamedTuple):
-    """A record of which every byte verified."""
-
-    span: RecordSpan
-    meta: ObjectMeta
-    payload_bytes: int
-    digest: bytes
 
 
 def object_secret(spool_secret: bytes, object_id: bytes) -> bytes:
@@ -365,26 +357,19 @@ def walk(file: BinaryIO, start: int = 0) -> Iterator[RecordSpan]:
         start = span.end
 
 
-def walk_verified(
-    file: BinaryIO, secret_of: Callable[[bytes], bytes | None], start: int = 0
-) -> Iterator[VerifiedRecord]:
-    """Yield the whole records from `start` on of which every byte verifies.
-
-    Ends as `walk` does, at a record that does not verify, and at an object without a secret. What `walk` yields beyond
-    is damaged; what it does not yield is the trace of a write that never ended.
-    """
-    for span in walk(file, start):
-        secret = secret_of(span.object_id)
-        if secret is None:
-            return
-        reading = _Reading(span.object_id, secret, hashing=True)
-        try:
-            for _ in _payloads(reading, _read_in(file, span), span.length):
-                pass
-        except SealBroken:
-            return
-        assert reading.meta is not None
-        yield VerifiedRecord(span, reading.meta, reading.payload_bytes, reading.digest)
+def next_record(file: BinaryIO, start: int) -> int | None:
+    """Return where the next record starts at or after `start`, by its headers: for a file that is damaged before it."""
+    end = file.seek(0, 2)
+    while start < end:
+        file.seek(start)
+        some = file.read(_SEARCH_BYTES)
+        at = some.find(RECORD_TAG)
+        while at >= 0:
+            if _span_at(file, start + at, end) is not None:
+                return start + at
+            at = some.find(RECORD_TAG, at + 1)
+        start += max(len(some) - len(RECORD_TAG) + 1, 1)
+    return None
 
 
 _Read = Callable[[int, int], memoryview]

@@ -19,6 +19,7 @@ from tests.unit.envelope.objects import (
 )
 
 from isthmus.contract.letters import ObjectKind
+from isthmus.envelope import records
 from isthmus.envelope.keys import StreamKey
 from isthmus.envelope.records import (
     PREFIX_BYTES,
@@ -27,11 +28,11 @@ from isthmus.envelope.records import (
     RecordOpener,
     RecordSealer,
     RecordSpan,
+    next_record,
     object_secret,
     open_record,
     open_record_in,
     walk,
-    walk_verified,
 )
 from isthmus.envelope.segments import Opener, Sealer, SegmentType
 from isthmus.errors import LocalMisuse, SealBroken
@@ -286,25 +287,21 @@ def test_walking_starts_where_it_is_told_and_ends_at_what_is_no_record() -> None
         assert [span.end for span in walk(io.BytesIO(content + tail))] == ends
 
 
-def test_a_walk_that_verifies_ends_before_the_first_damage() -> None:
+def test_behind_a_damaged_header_the_next_record_is_found_and_no_sooner() -> None:
     content, ends = _file(1, 2, 3)
-    chance = random.Random(8)
-    for _ in range(count(push=200, nightly=4_000)):
-        place = chance.randrange(len(content))
-        damaged = bytearray(content)
-        damaged[place] ^= 1 << chance.randrange(8)
-        verified = list(walk_verified(io.BytesIO(damaged), secret_of))
-        assert [record.span.end for record in verified] == [end for end in ends if end <= place]
-    whole = list(walk_verified(io.BytesIO(content), secret_of))
-    assert [record.span for record in whole] == list(walk(io.BytesIO(content)))
-    assert [record.payload_bytes for record in whole] == [len(b"".join(random_payloads(n))) for n in (1, 2, 3)]
-    assert all(record.meta == META for record in whole)
+    starts = [0, *ends[:-1]]
+    assert [next_record(io.BytesIO(content), place) for place in starts] == starts
+    assert next_record(io.BytesIO(content), 1) == ends[0]
+    assert next_record(io.BytesIO(content), ends[1] + 1) is None
+    spurious = RECORD_TAG * 5 + content
+    assert next_record(io.BytesIO(spurious), 0) == 5 * len(RECORD_TAG)
 
 
-def test_a_walk_that_verifies_ends_at_an_object_without_a_secret() -> None:
-    content, ends = _file(1, 2, 3)
-    known = {object_id(n): secret_of(object_id(n)) for n in (1, 3)}
-    assert [record.span.end for record in walk_verified(io.BytesIO(content), known.get)] == ends[:1]
+@pytest.mark.parametrize("before", range(-4, 5))
+def test_a_record_is_found_wherever_the_reads_of_a_search_meet(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_SEARCH_BYTES", 64)
+    content = make_record(1, [])
+    assert next_record(io.BytesIO(bytes(128 + before) + content), 0) == 128 + before
 
 
 def _tampered(chance: random.Random, pieces: list[bytes], others: list[list[bytes]]) -> bytes:

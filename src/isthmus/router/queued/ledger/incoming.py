@@ -4,7 +4,7 @@ Functions for `Ledger.run` and `Ledger.read`. Each may be repeated: what is know
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,6 +14,9 @@ from isthmus.errors import IsthmusError
 from isthmus.router.queued.ledger.ingested import is_done
 from isthmus.router.queued.ledger.outgoing import mailbox, save_mailbox
 from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
+
+NO_LETTER: Final = 0
+"""In place of a letter's counter where that is not known any more: counters begin at 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,26 +154,43 @@ class ForeignObject(IsthmusError):
 
 
 def add_copies_of_known(
-    connection: sqlite3.Connection, manifest: Manifest, known: dict[bytes, tuple[int, bool]], *, now: float
+    connection: sqlite3.Connection,
+    manifest: Manifest,
+    known: dict[bytes, tuple[int, bool]],
+    *,
+    now: float,
+    flagged: Collection[bytes] = (),
 ) -> None:
-    """Have objects that are here delivered, for this envelope: one that is held or cancelled waits again."""
+    """Have objects that are here delivered, for this envelope: one that is held or cancelled waits again.
+
+    `flagged`: those that may be with the device already. For `Spool.add_known`: a lost ledger would forget it.
+    """
     for index, item in enumerate(manifest.objects):
         if item.object_id not in known:
             continue
-        bundle_id = known[item.object_id][0]
+        bundle_id, again = known[item.object_id][0], item.object_id in flagged
         changed = connection.execute(
             "UPDATE copies SET envelope_id = ?1, envelope_index = ?2, state = CASE state WHEN 'waiting' THEN state"
             " ELSE 'waiting' END, since = ?3, next_try = 0, tries = 0, first_failed = NULL, reason = '',"
-            " flagged = flagged OR state = 'delivered'"
+            " flagged = flagged OR ?6 OR state = 'delivered'"
             " WHERE object_id = ?4 AND destination = ?5 AND site IS NULL",
-            (manifest.envelope_id, index, now, item.object_id, manifest.called),
+            (manifest.envelope_id, index, now, item.object_id, manifest.called, again),
         ).rowcount
         if not changed:
             connection.execute(
                 "INSERT INTO copies (object_id, bundle_id, study_id, destination, site, calling, kind, state, since,"
-                " envelope_id, envelope_index) SELECT object_id, bundle_id, study_id, ?, NULL, ?, kind, 'waiting', ?,"
-                " ?, ? FROM objects WHERE object_id = ? AND bundle_id = ?",
-                (manifest.called, manifest.calling, now, manifest.envelope_id, index, item.object_id, bundle_id),
+                " envelope_id, envelope_index, flagged) SELECT object_id, bundle_id, study_id, ?, NULL, ?, kind,"
+                " 'waiting', ?, ?, ?, ? FROM objects WHERE object_id = ? AND bundle_id = ?",
+                (
+                    manifest.called,
+                    manifest.calling,
+                    now,
+                    manifest.envelope_id,
+                    index,
+                    again,
+                    item.object_id,
+                    bundle_id,
+                ),
             )
 
 
@@ -206,7 +226,7 @@ def apply_receipts(
             _single(connection, receipt, protect)
         elif row[2] == "posted" and _whole(connection, receipt, row[1]):
             applied.damaged.append(receipt.envelope_id)
-        elif row[3]:
+        elif row[3] > 0:
             applied.received.append(receipt.envelope_id)
         touched.add(row[1])
     for bundle_id in sorted(touched):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -18,10 +18,11 @@ from isthmus.kit import platform
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
 from isthmus.kit.tasks import Tasks
-from isthmus.router.queued.ledger import ingested
+from isthmus.router.queued.ledger import incoming, ingested
 from isthmus.router.queued.ledger.database import Ledger
-from isthmus.router.queued.ledger.records import BundleRow, CopyState, NewCopy
+from isthmus.router.queued.ledger.records import BundleRow, NewCopy
 from isthmus.router.queued.spool import header as headers
+from isthmus.router.queued.spool import notes
 from isthmus.router.queued.spool.files import BundleFile
 from isthmus.router.queued.spool.header import BundleHeader, Destination, Inbound, Route
 from isthmus.router.queued.spool.inbound import InboundBundle
@@ -200,14 +201,6 @@ class Spool:
                 InboundBundle.open, self.path(name), header, self.secrets, self.room, self.look
             )
 
-    async def delete_unfinished(self, name: str) -> None:
-        """Delete a file that `recover` found unfinished, and that no envelope waits for any more.
-
-        Raises SpoolFailed if it cannot be deleted; one that is not there is none too many.
-        """
-        with self._reading(name), contextlib.suppress(FileNotFoundError):
-            self.room.add(-await asyncio.to_thread(_delete, self.path(name)))
-
     def add_objects(
         self,
         connection: sqlite3.Connection,
@@ -230,24 +223,25 @@ class Spool:
         ]
         ingested.add_objects(connection, rows)
 
-    def register_inbound(
+    def add_inbound(
         self,
         connection: sqlite3.Connection,
         bundle: BundleRow,
         stored: Sequence[StoredObject],
-        manifest: Manifest,
+        content: Inbound,
+        known: dict[bytes, tuple[int, bool]],
         *,
-        state: CopyState = CopyState.WAITING,
-        reason: str = "",
-        flagged: bool = False,
+        flagged: Collection[bytes] = (),
     ) -> bool:
         """Put what `InboundBundle.commit` returned into the ledger, with a copy each for the manifest's device.
 
-        Returns False, and does nothing, if the bundle is there already. On the ledger's thread.
+        `known`: objects that are here already (`incoming.known_objects`); `flagged`: those that may be with the device
+        already. Returns whether the bundle's file is needed: False if all are known. On the ledger's thread. Raises
+        NoRoom or SpoolFailed.
         """
-        if ingested.bundle_named(connection, bundle.name) is not None:
-            return False
-        now = self.clock.now()
+        now, manifest = self.clock.now(), content.manifest
+        fresh = [item for item in stored if item.object_id not in known]
+        places = {item.object_id: index for index, item in enumerate(manifest.objects)}
         copies = [
             NewCopy(
                 object_id=item.object_id,
@@ -257,17 +251,43 @@ class Spool:
                 calling=manifest.calling,
                 kind=item.meta.kind,
                 since=now,
-                state=state,
-                reason=reason,
                 envelope_id=manifest.envelope_id,
-                envelope_index=item.ordinal - 1,
-                flagged=flagged,
+                envelope_index=places[item.object_id],
+                flagged=item.object_id in flagged,
             )
-            for item in stored
+            for item in fresh
         ]
-        ingested.put_bundle(connection, bundle)
-        self.add_objects(connection, manifest.calling, stored, [[copy] for copy in copies])
-        return True
+        if fresh:
+            ingested.put_bundle(connection, bundle)
+            self.add_objects(connection, manifest.calling, fresh, [[copy] for copy in copies])
+        self.add_known(connection, content, known, flagged=flagged)
+        return bool(fresh)
+
+    def add_known(
+        self,
+        connection: sqlite3.Connection,
+        content: Inbound,
+        known: dict[bytes, tuple[int, bool]],
+        *,
+        flagged: Collection[bytes] = (),
+    ) -> None:
+        """Have those of an envelope's objects that are here already delivered for it too.
+
+        That is noted beside them, for the next ledger if this one is lost. On the ledger's thread. Raises NoRoom or
+        SpoolFailed; then nothing is changed.
+        """
+        now = self.clock.now()
+        for bundle_id in sorted({bundle_id for bundle_id, _ in known.values()}):
+            row = ingested.bundle(connection, bundle_id)
+            assert row is not None  # `known_objects` has just read it
+            try:
+                grown = notes.add(self.path(row.name), BundleHeader(bundle_id, now, content), row.size, self.secrets)
+            except FileNotFoundError:  # the objects are lost with it, and held as damaged: there is nothing to keep
+                continue
+            except OSError as error:
+                raise from_os(error, f"bundle {row.name}") from error
+            self.room.add(grown)
+        incoming.add_copies_of_known(connection, content.manifest, known, now=now, flagged=flagged)
 
     # -- kept in the ledger
 

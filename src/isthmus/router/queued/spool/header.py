@@ -1,7 +1,8 @@
 """What stands in front of a bundle's records: where its objects go, sealed under the spool's secret.
 
 Magic (8 bytes), version (2), two zero bytes, length of the rest (4), then JSON under `SpoolSecrets.seal_local`. From
-it and the records alone the ledger can be made again.
+it and the records alone the ledger can be made again. Behind the records of a bundle that came from another site more
+of the same may follow: `spool/notes.py`.
 """
 
 import struct
@@ -115,12 +116,13 @@ def pack(header: BundleHeader, name: str, secrets: SpoolSecrets) -> bytes:
     return _HEAD.pack(MAGIC, VERSION, 0, len(sealed)) + sealed
 
 
-def unpack(file: BinaryIO, name: str, secrets: SpoolSecrets) -> tuple[BundleHeader, int] | None:
+def unpack(file: BinaryIO, name: str, secrets: SpoolSecrets, *, start: int = 0) -> tuple[BundleHeader, int] | None:
     """Return the header of a bundle and its length, or None if the file has none: it was never made durable.
 
-    Raises SealBroken if there is one that does not verify.
+    `start`: where in the file it stands; behind the records are more of them (`spool/notes.py`). Raises SealBroken if
+    there is one that does not verify.
     """
-    file.seek(0)
+    file.seek(start)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size or not head.startswith(MAGIC):
         return None

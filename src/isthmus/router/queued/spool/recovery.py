@@ -8,19 +8,21 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
 import structlog
 
-from isthmus.envelope.records import RecordSpan, walk
+from isthmus.envelope.records import RecordSpan, next_record, walk
 from isthmus.errors import SealBroken
-from isthmus.router.queued.ledger import ingested
+from isthmus.router.queued.ledger import incoming, ingested
 from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import BundleRow, Direction, ObjectRow
+from isthmus.router.queued.spool import notes
 from isthmus.router.queued.spool.bundles import Spool
 from isthmus.router.queued.spool.header import BundleHeader, Inbound, Route
 from isthmus.router.queued.spool.inbound import InboundBundle
@@ -31,6 +33,8 @@ from isthmus.router.queued.trouble import SpoolFailed, from_os
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
 _PAGE: Final = 500
 _TOGETHER: Final = 500
+_ASIDE: Final = ".damaged"
+_COPY_BYTES: Final = 1024 * 1024
 
 _log = structlog.get_logger()
 
@@ -42,16 +46,16 @@ class Recovered:
     Attributes:
         objects: durable objects that had no row and have one now.
         cut: bytes behind the last whole record of a bundle, cut off.
-        dropped: files that never became bundles.
+        dropped: files that never became bundles, and of which nobody waits for the rest.
         damaged: bundles put aside or held, because their header does not verify or their file is missing.
-        unfinished: names of inbound bundles that were being fetched; `Spool.receive` goes on with them.
+        unfinished: names of inbound bundles that are being fetched; `Spool.receive` goes on with them.
     """
 
     objects: int = 0
     cut: int = 0
     dropped: int = 0
     damaged: int = 0
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: dict[str, Inbound] = field(default_factory=dict)
 
 
 async def recover(spool: Spool) -> Recovered:
@@ -69,7 +73,11 @@ async def recover(spool: Spool) -> Recovered:
         for name in names:
             await _one_file(spool, name, found, rebuild=not complete)
         await _missing_files(spool, set(names), found)
-        if not complete:  # what it says is about copies of another ledger
+        if complete:
+            await _drop_unwanted(spool, found)
+        else:
+            await _want_again(spool, found)
+            # what it says is about copies of another ledger
             spool.ledger.path.with_name(JOURNAL).unlink(missing_ok=True)
     except OSError as error:
         raise from_os(error, "looking through the spool") from error
@@ -157,8 +165,8 @@ async def _one_file(spool: Spool, name: str, found: Recovered, *, rebuild: bool)
         spool.start_after(reader.header.bundle_id)
         if isinstance(reader.header.content, Route):
             await _outbound(spool, reader, reader.header.content, name, row, found, rebuild=rebuild)
-        elif not (rebuild and await _whole_inbound(spool, reader, reader.header.content, found)):
-            found.unfinished.append(name)
+        elif not rebuild or not await _whole_inbound(spool, reader, reader.header.content, found):
+            found.unfinished[name] = reader.header.content
     finally:
         reader.close()
 
@@ -174,7 +182,7 @@ async def _without_header(
     found.damaged += 1
     if row is None:  # not ours, or badly damaged: a person may want it, and it is in nobody's way
         _log.error("a bundle cannot be read and is put aside", bundle=name)
-        path.rename(path.with_suffix(".damaged"))
+        path.rename(path.with_suffix(_ASIDE))
     else:  # an outbound one that was not closed: where the rest of it was to go, nobody knows any more
         _log.error("a bundle is damaged, and what is in it held", bundle=name)
         await _hold(spool, row.bundle_id)
@@ -194,7 +202,7 @@ async def _outbound(
     end, count = (row.size, row.objects) if row is not None else (reader.start, 0)
     if count:
         spool.doubtful.add(reader.header.bundle_id)
-    spans = walk(reader.file, end)
+    spans = _records(reader, end)
     while some := await asyncio.to_thread(lambda: list(islice(spans, _TOGETHER))):
         stored = await asyncio.to_thread(_verified, spool, reader, some, count)
         if stored:
@@ -202,12 +210,42 @@ async def _outbound(
             end, count = stored[-1].position + stored[-1].length, stored[-1].ordinal
             found.objects += len(stored)
     if (size := reader.size) > end:
+        if rebuild:
+            await asyncio.to_thread(_keep_tail, spool, reader, end)
         await _cut(spool, name, size, end, found)
     if count:
         closed = bundle_row(reader.header, name, size=end, objects=count, closed=True)
         await spool.ledger.run(lambda connection: ingested.put_bundle(connection, closed))
     else:
         await _drop(spool, name, found)
+
+
+def _records(reader: BundleReader, start: int) -> Iterator[RecordSpan]:
+    """Yield the records from `start` on, by their headers. Behind damaged headers it goes on at the next record."""
+    while True:
+        for span in walk(reader.file, start):
+            yield span
+            start = span.end
+        behind = next_record(reader.file, start + 1)
+        if behind is None:
+            return
+        lost = behind - start
+        _log.error("a bundle is damaged, and what follows read", bundle=reader.name, position=start, bytes=lost)
+        start = behind
+
+
+def _keep_tail(spool: Spool, reader: BundleReader, end: int) -> None:
+    """Put aside what is to be cut off if it is more than the trace of one write that never ended.
+
+    The ledger that knew is lost: these may be objects that were acknowledged, all of them damaged.
+    """
+    if next(walk(reader.file, end), None) is None and next_record(reader.file, end + 1) is None:
+        return
+    aside = spool.path(reader.name).with_suffix(_ASIDE)
+    _log.error("the end of a bundle is damaged, and put aside", bundle=reader.name, bytes=reader.size - end)
+    with aside.open("wb") as copy:
+        reader.file.seek(end)
+        shutil.copyfileobj(reader.file, copy, _COPY_BYTES)
 
 
 async def _cut(spool: Spool, name: str, size: int, end: int, found: Recovered) -> None:
@@ -301,7 +339,10 @@ async def _index_outbound(
 
 
 async def _whole_inbound(spool: Spool, reader: BundleReader, content: Inbound, found: Recovered) -> bool:
-    """Take an envelope into the ledger if every byte of it is there; return whether it is."""
+    """Take an envelope into the ledger if every byte of it is there, with those that are noted behind it.
+
+    Returns whether it is.
+    """
     bundle = await asyncio.to_thread(
         InboundBundle.open, spool.path(reader.name), reader.header, spool.secrets, spool.room, spool.look
     )
@@ -311,8 +352,50 @@ async def _whole_inbound(spool: Spool, reader: BundleReader, content: Inbound, f
         return False
     finally:
         bundle.close()
-    await spool.ledger.run(
-        lambda connection: spool.register_inbound(connection, row, stored, content.manifest, flagged=True)
-    )
-    found.objects += len(stored)
+    noted, end = await asyncio.to_thread(notes.read, reader.file, reader.name, row.size, spool.secrets)
+    if end < reader.size:
+        _log.error("what is noted behind a bundle is not all readable", bundle=reader.name, bytes=reader.size - end)
+
+    def write(connection: sqlite3.Connection) -> bool:
+        needed = False
+        for number, envelope in enumerate((content, *noted)):
+            known = incoming.known_objects(connection, envelope.far_router, envelope.manifest)
+            flagged = {item.object_id for item in envelope.manifest.objects}  # each may be with its device already
+            if number:
+                spool.add_known(connection, envelope, known, flagged=flagged)
+            else:
+                needed = spool.add_inbound(connection, row, stored, envelope, known, flagged=flagged)
+        return needed
+
+    try:
+        needed = await spool.ledger.run(write)
+    except incoming.ForeignObject as error:
+        _log.error("a bundle names what is not its sender's", bundle=reader.name, reason=str(error))
+        return False
+    if needed:
+        found.objects += len(stored)
+    else:  # all of it is in older bundles
+        await _drop(spool, reader.name, found)
     return True
+
+
+async def _drop_unwanted(spool: Spool, found: Recovered) -> None:
+    """Delete what was fetched in part of envelopes that were given up, or that are here in another bundle."""
+    rows = await spool.ledger.read(incoming.pulling)
+    wanted = {spool.secrets.inbound_name(router_id, envelope_id) for envelope_id, router_id, _ in rows}
+    for name in found.unfinished.keys() - wanted:
+        _log.info("what was fetched in part is wanted no more", bundle=name)
+        del found.unfinished[name]
+        await _drop(spool, name, found)
+
+
+async def _want_again(spool: Spool, found: Recovered) -> None:
+    """Have the ledger know the envelopes that were being fetched: its letters were read, and do not come again."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        for content in found.unfinished.values():
+            incoming.begin(
+                connection, content.far_router, content.manifest, incoming.NO_LETTER, protect=spool.seal_local
+            )
+
+    await spool.ledger.run(write)

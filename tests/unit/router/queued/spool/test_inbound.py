@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.router.queued.spool.home import Home, chance, contents
@@ -11,8 +13,11 @@ from isthmus.contract.letters import Manifest, ManifestObject, ObjectKind
 from isthmus.envelope.identity import RouterId
 from isthmus.envelope.records import RecordSealer
 from isthmus.errors import SealBroken
+from isthmus.router.queued.ledger import incoming
 from isthmus.router.queued.ledger.records import Direction
-from isthmus.router.queued.spool.bundles import NoRoom
+from isthmus.router.queued.spool.bundles import InboundBundle, NoRoom, Spool
+from isthmus.router.queued.spool.header import Inbound
+from isthmus.testing.depth import count
 
 NORTH = RouterId("n" * 36)
 SEGMENT = 100_000
@@ -55,6 +60,40 @@ def envelope(home: Home, data_sets: list[bytes], *, gap: int = 0, seed: str = "e
     return manifest, whole
 
 
+async def begin(spool: Spool, manifest: Manifest) -> InboundBundle:
+    """Note an envelope as its letter does, and return its bundle."""
+    await spool.ledger.run(
+        lambda connection: incoming.begin(connection, NORTH, manifest, 1, protect=spool.seal_local) and None
+    )
+    return await spool.receive(NORTH, manifest)
+
+
+async def keep(spool: Spool, bundle: InboundBundle) -> bool:
+    """Have a whole bundle count, and what of it is here already; return whether its file is needed."""
+    row, stored = await bundle.commit()
+    bundle.close()
+
+    def write(connection: Any) -> bool:
+        known = incoming.known_objects(connection, NORTH, bundle.manifest)
+        incoming.finish(connection, bundle.manifest.envelope_id, row.bundle_id, "received")
+        return spool.add_inbound(connection, row, stored, Inbound(NORTH, bundle.manifest), known)
+
+    needed = await spool.ledger.run(write)
+    if not needed:
+        await bundle.drop()
+    return needed
+
+
+async def copies(spool: Spool) -> list[tuple[Any, ...]]:
+    """Return every copy: its device, its envelope, its place there, its state, and whether it may be a repeat."""
+    return await spool.ledger.read(
+        lambda connection: connection.execute(
+            "SELECT destination, envelope_id, envelope_index, state, flagged FROM copies"
+            " ORDER BY destination, envelope_index"
+        ).fetchall()
+    )
+
+
 async def test_an_envelope_that_is_whole_becomes_a_bundle(home: Home) -> None:
     data_sets = [b"one" * 70_000, b"", b"three"]
     manifest, whole = envelope(home, data_sets, gap=11)
@@ -63,18 +102,11 @@ async def test_an_envelope_that_is_whole_becomes_a_bundle(home: Home) -> None:
         half = len(whole) // 2
         await bundle.pwrite(half, whole[half:])
         await bundle.pwrite(0, whole[:half])
-        row, stored = await bundle.commit()
-        bundle.close()
+        row, _ = await bundle.commit()
         assert (row.direction, row.far_router, row.objects, row.closed) == (Direction.IN, NORTH, 3, True)
-        assert await spool.ledger.run(lambda connection: spool.register_inbound(connection, row, stored, manifest))
-        assert not await spool.ledger.run(lambda connection: spool.register_inbound(connection, row, stored, manifest))
+        assert await keep(spool, bundle)
         assert await contents(spool) == data_sets
-        copies = await spool.ledger.read(
-            lambda connection: connection.execute(
-                "SELECT destination, site, state, envelope_id, envelope_index FROM copies ORDER BY copy_id"
-            ).fetchall()
-        )
-        assert copies == [("PACS", None, "waiting", manifest.envelope_id, index) for index in range(3)]
+        assert await copies(spool) == [("PACS", manifest.envelope_id, index, "waiting", 0) for index in range(3)]
         assert spool.room.used == home.files()[0].stat().st_size == row.size
 
 
@@ -82,13 +114,13 @@ async def test_a_crash_costs_no_more_than_the_segment_it_fell_into(home: Home, t
     manifest, whole = envelope(home, [b"a" * 250_000, b"b" * 350_000])
     written = len(whole) - 120_000
     async with home.running() as spool:
-        bundle = await spool.receive(NORTH, manifest)
+        bundle = await begin(spool, manifest)
         assert await bundle.verified_prefix() == 0
         await bundle.pwrite(0, whole[:written])
         later = home.cut_power(tmp_path / "cut")
         bundle.close()
     async with later.running() as spool:
-        assert later.recovered.unfinished == [bundle.name]
+        assert list(later.recovered.unfinished) == [bundle.name]
         again = await spool.receive(NORTH, manifest)
         assert again.bundle_id == bundle.bundle_id
         assert again.name == bundle.name
@@ -169,9 +201,11 @@ async def test_a_commit_syncs_file_and_folder_after_it_verified(home: Home, monk
         bundle.close()
 
 
-async def test_a_lost_ledger_knows_whole_envelopes_again_and_their_secrets(home: Home, tmp_path: Path) -> None:
+async def test_a_lost_ledger_knows_whole_envelopes_again_and_goes_on_with_the_others(
+    home: Home, tmp_path: Path
+) -> None:
     manifest, whole = envelope(home, [b"a" * 1000, b"b"])
-    half, _ = envelope(home, [b"c" * 1000], seed="half")
+    half, all_of_half = envelope(home, [b"c" * 1000], seed="half")
     async with home.running() as spool:
         for wanted, content in ((manifest, whole), (half, b"?")):
             bundle = await spool.receive(NORTH, wanted)
@@ -180,7 +214,14 @@ async def test_a_lost_ledger_knows_whole_envelopes_again_and_their_secrets(home:
         later = home.cut_power(tmp_path / "cut", ledger=False)
     async with later.running() as spool:
         assert await contents(spool) == [b"a" * 1000, b"b"]
-        assert later.recovered.unfinished == [bundle.name]
+        assert list(later.recovered.unfinished) == [bundle.name]
+        (pulling,) = await spool.ledger.read(incoming.pulling)
+        assert pulling[:2] == (half.envelope_id, NORTH)
+    async with later.running() as spool:
+        again = await spool.receive(NORTH, half)
+        await again.pwrite(0, all_of_half)
+        assert await keep(spool, again)
+        assert await contents(spool) == [b"a" * 1000, b"b", b"c" * 1000]
 
 
 async def test_two_senders_cannot_choose_the_same_file(home: Home) -> None:
@@ -193,13 +234,89 @@ async def test_two_senders_cannot_choose_the_same_file(home: Home) -> None:
         two.close()
 
 
-async def test_an_unfinished_bundle_that_nobody_waits_for_is_deleted(home: Home) -> None:
-    manifest, _ = envelope(home, [b"a"])
+async def test_an_unfinished_bundle_that_nobody_waits_for_is_deleted_at_the_start(home: Home) -> None:
+    wanted, _ = envelope(home, [b"a"])
+    given_up, _ = envelope(home, [b"b"], seed="given up")
+    never_begun, _ = envelope(home, [b"c"], seed="never begun")
     async with home.running() as spool:
-        (await spool.receive(NORTH, manifest)).close()
+        for manifest in (wanted, given_up):
+            (await begin(spool, manifest)).close()
+        (await spool.receive(NORTH, never_begun)).close()
+        await spool.ledger.run(
+            lambda connection: incoming.finish(connection, given_up.envelope_id, 0, "unreadable") and None
+        )
+        assert len(home.files()) == 3
     async with home.running() as spool:
-        (name,) = home.recovered.unfinished
-        await spool.delete_unfinished(name)
-        await spool.delete_unfinished(name)
-        assert home.files() == []
-        assert spool.room.used == 0
+        (left,) = home.files()
+        assert list(home.recovered.unfinished) == [left.name]
+        assert left.name == spool.secrets.inbound_name(NORTH, wanted.envelope_id)
+        assert home.recovered.dropped == 2
+        assert spool.room.used == left.stat().st_size
+
+
+# -- another manifest than that of the bytes
+
+
+def _swapped(records: list[bytes]) -> list[bytes]:
+    return records[::-1]
+
+
+def _doubled(records: list[bytes]) -> list[bytes]:
+    return [records[0], records[0], records[2]]
+
+
+def _shifted(records: list[bytes]) -> list[bytes]:
+    return [records[0], b"\0" + records[1], records[2][:-1]]
+
+
+@pytest.mark.parametrize("change", [_swapped, _doubled, _shifted])
+async def test_other_records_than_those_of_the_manifest_do_not_count(
+    home: Home, change: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    manifest, whole = envelope(home, [b"a" * 900, b"b" * 900, b"c" * 901])
+    records = [whole[item.offset : item.offset + item.length] for item in manifest.objects]
+    async with home.running() as spool:
+        bundle = await spool.receive(NORTH, manifest)
+        await bundle.pwrite(0, b"".join(change(records))[: manifest.size])
+        with pytest.raises(SealBroken):
+            await bundle.commit()
+        bundle.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": ObjectKind.COMMIT}, {"length": -1}, {"length": 1}, {"secret": bytes(32)}, {"object_id": bytes(16)}],
+    ids=str,
+)
+async def test_a_manifest_that_says_otherwise_than_an_authentic_record_gives_nothing(
+    home: Home, change: dict[str, Any]
+) -> None:
+    manifest, whole = envelope(home, [b"a" * 1000], gap=1)
+    (item,) = manifest.objects
+    if "length" in change:
+        change = {"length": item.length + change["length"]}
+    other = manifest.model_copy(update={"objects": [item.model_copy(update=change)]})
+    async with home.running() as spool:
+        bundle = await spool.receive(NORTH, other)
+        await bundle.pwrite(0, whole)
+        for _ in range(2):  # to try again is no way around it
+            with pytest.raises(SealBroken):
+                await bundle.commit()
+        bundle.close()
+
+
+async def test_one_damaged_bit_anywhere_costs_its_segment_and_not_what_is_before_it(home: Home) -> None:
+    manifest, whole = envelope(home, [b"a" * 250_000, b"", b"b" * 150_000])
+    random = chance("damage")
+    async with home.running() as spool:
+        bundle = await spool.receive(NORTH, manifest)
+        await bundle.pwrite(0, whole)
+        for _ in range(count(push=12, nightly=300)):
+            place = int.from_bytes(random(4), "big") % len(whole)
+            await bundle.pwrite(place, bytes([whole[place] ^ 1]))
+            prefix = await bundle.verified_prefix()
+            assert place - SEGMENT - 100 < prefix <= place
+            await bundle.pwrite(prefix, whole[prefix:])
+            assert await bundle.verified_prefix() == manifest.size
+        await bundle.commit()
+        bundle.close()

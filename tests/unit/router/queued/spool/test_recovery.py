@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.router.queued.spool.home import ROUTE, Home, contents, count
 
+from isthmus.envelope.records import PREFIX_BYTES
+from isthmus.envelope.segments import HEADER_BYTES
 from isthmus.router.queued.ledger import ingested
 from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import DAMAGED
@@ -188,6 +191,38 @@ async def test_damage_in_the_middle_costs_that_object_only(
     damaged[stored[1].position + stored[1].length - 1] ^= 1
     found, _ = await recovered(tmp_path / "home", name, bytes(damaged))
     assert found == [CONTENTS[0], CONTENTS[2]]
+
+
+@pytest.mark.parametrize("object_number", [0, 1])
+@pytest.mark.parametrize("place", [0, PREFIX_BYTES, PREFIX_BYTES + HEADER_BYTES - 2], ids=["tag", "version", "length"])
+async def test_a_damaged_header_costs_that_object_only_and_is_told_of(
+    bundle: tuple[bytes, str, list[StoredObject]], tmp_path: Path, place: int, object_number: int
+) -> None:
+    content, name, stored = bundle
+    damaged = bytearray(content)
+    damaged[stored[object_number].position + place] ^= 0xFF
+    with structlog.testing.capture_logs() as logs:
+        found, home = await recovered(tmp_path / "home", name, bytes(damaged))
+    assert found == [item for number, item in enumerate(CONTENTS) if number != object_number]
+    assert [path.name for path in home.files()] == [name]
+    (told,) = [entry for entry in logs if "damaged" in entry["event"] and entry["log_level"] == "error"]
+    assert (told["position"], told["bytes"]) == (stored[object_number].position, stored[object_number].length)
+
+
+async def test_what_is_damaged_at_the_end_of_a_bundle_is_put_aside_and_not_lost(
+    bundle: tuple[bytes, str, list[StoredObject]], tmp_path: Path
+) -> None:
+    content, name, stored = bundle
+    start = stored[1].position
+    damaged = bytearray(content)
+    damaged[start + PREFIX_BYTES] ^= 0xFF
+    damaged[-1] ^= 1
+    found, home = await recovered(tmp_path / "home", name, bytes(damaged))
+    assert found == CONTENTS[:1]
+    whole, aside = home.files()
+    assert (whole.name, aside.name) == (name, f"{name}.damaged")
+    assert aside.read_bytes() == damaged[start:]
+    assert whole.read_bytes() == damaged[:start]
 
 
 async def test_an_object_that_was_damaged_at_rest_is_held_and_the_others_wait(home: Home) -> None:
