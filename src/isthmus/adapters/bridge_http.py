@@ -42,6 +42,7 @@ from isthmus.envelope.identity import Identity, Random
 from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry, Untrusted
 from isthmus.kit.clock import Clock, SystemClock
+from isthmus.kit.gathering import Gathering
 from isthmus.kit.reasons import in_words
 from isthmus.ports.pacing import Pacing, Urgency
 
@@ -409,14 +410,21 @@ def _ca_context(ca: Path | None) -> ssl.SSLContext:
 async def _good(response: aiohttp.ClientResponse, paced: _Paced | None = None) -> bytes:
     parts: list[bytes] = []
     size = 0
+    length = response.content_length or 0
+    gathering = Gathering(response.connection.transport if response.connection is not None else None)
     pieces = response.content.iter_any() if paced is None else response.content.iter_chunked(paced.pacing.slice_bytes)
-    async for part in pieces:
-        if paced is not None:
-            await paced.take(len(part))
-        parts.append(part)
-        size += len(part)
-        if size > _MOST_ANSWER_BYTES:
-            raise ProviderTrouble("the Bridge's answer is too long", retry=Retry.NEVER)
+    try:
+        gathering.expect(length)
+        async for part in pieces:
+            if paced is not None:
+                await paced.take(len(part))
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_ANSWER_BYTES:
+                raise ProviderTrouble("the Bridge's answer is too long", retry=Retry.NEVER)
+            gathering.expect(length - size)
+    finally:
+        gathering.expect(0)
     content = parts[0] if len(parts) == 1 else b"".join(parts)
     if response.status < 300:
         return content

@@ -4,14 +4,25 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from isthmus.kit.gathering import Gathering
+
 GATHERED_BYTES: Final = 512 * 1024  # what a request may hold in memory before its handler is asked to take it
 
 
 class GatheringProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, but a handler that waits for the body is woken at half a megabyte, or at the end."""
 
+    def on_headers_complete(self) -> None:
+        """Called by the parser after the head of a request."""
+        super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        self._left = int(length) if length.isdigit() else 0
+        self._gathering = Gathering(self.transport)
+
     def on_body(self, body: bytes) -> None:
         """Called by the parser with each part of a body."""
+        self._left -= len(body)
+        self._gathering.expect(self._left)
         cycle = self.cycle
         if cycle.response_complete:
             return

@@ -27,15 +27,15 @@ class LimitedBlobstore:
         async with self._turns:
             await self._inner.put(name, body)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         """Return a blob."""
         async with self._turns:
-            return await self._inner.get(name)
+            return await self._inner.get(name, wait=wait)
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob."""
+    async def delete(self, *names: str) -> None:
+        """Delete blobs."""
         async with self._turns:
-            await self._inner.delete(name)
+            await self._inner.delete(*names)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         """Yield blobs."""

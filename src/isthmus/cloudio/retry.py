@@ -58,13 +58,13 @@ class RetryingBlobstore:
         """Create a blob. A try that failed but was carried out does no harm, since equal puts are equal."""
         await self._again.call(lambda: self._inner.put(name, body))
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         """Return a blob. BlobMissing is raised at once."""
-        return await self._again.call(lambda: self._inner.get(name))
+        return await self._again.call(lambda: self._inner.get(name, wait=wait))
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob."""
-        await self._again.call(lambda: self._inner.delete(name))
+    async def delete(self, *names: str) -> None:
+        """Delete blobs."""
+        await self._again.call(lambda: self._inner.delete(*names))
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         """Yield blobs; the listing is fetched whole, so that one that broke off is not shown."""

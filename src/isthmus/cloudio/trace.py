@@ -71,17 +71,17 @@ class TracedBlobstore:
         with self._watch.call("put", len(body)):
             await self._inner.put(name, body)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         """Return a blob."""
         with self._watch.call("get") as call:
-            body = await self._inner.get(name)
+            body = await self._inner.get(name, wait=wait)
             call.size = len(body)
         return body
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob."""
+    async def delete(self, *names: str) -> None:
+        """Delete blobs."""
         with self._watch.call("delete"):
-            await self._inner.delete(name)
+            await self._inner.delete(*names)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         """Yield blobs."""

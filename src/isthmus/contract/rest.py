@@ -11,6 +11,10 @@ MAX_CLOCK_SKEW = 60.0  # seconds: enough for a badly kept clock, short enough th
 HEARTBEAT_SECONDS = 20.0
 LEASE_SECONDS = 60.0  # three heartbeats: a session that neither Router names any more is over
 
+MOST_WAIT_SECONDS: Final = 10
+"""How long the Bridge lets a request wait for a blob that is about to be put."""
+MOST_DELETIONS: Final = 1000
+
 REVOKED: Final = "Revoked"
 """The title of the problem (401) that a Router gets which no longer belongs to the network."""
 
@@ -93,6 +97,12 @@ class Publication(_Body):
     """Documents of the asking Router to keep: each replaces the one of its kind (and, for a statement, of its site)."""
 
     documents: list[SignedDocument] = Field(max_length=1000)
+
+
+class BlobDeletions(_Body):
+    """Names of blobs that nobody needs any more."""
+
+    names: list[str] = Field(max_length=MOST_DELETIONS)
 
 
 class SessionRequest(_Body):

@@ -13,11 +13,13 @@ class BlobstoreTraits:
         max_blob_bytes: the largest blob that one `put` takes.
         list_lag: seconds for which `list` may still miss a new blob or show a deleted one.
         has_ttl: whether the store itself deletes what everybody forgot.
+        relays: whether a blob can be waited for, and read while it is still being put.
     """
 
     max_blob_bytes: int
     list_lag: float
     has_ttl: bool
+    relays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,16 @@ class Blobstore(Protocol):
         """Create a blob. Never overwrites: repeating an equal put is harmless, another body raises BlobExists."""
         ...
 
-    async def get(self, name: str) -> bytes:
-        """Return a blob's bytes. Raises BlobMissing, which may only mean "not yet"."""
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
+        """Return a blob's bytes. Raises BlobMissing, which may only mean "not yet".
+
+        A store that relays waits up to `wait` seconds for a blob that is about to be put, and hands it on as it comes in;
+        others need not.
+        """
         ...
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob; deleting one that is not there is harmless."""
+    async def delete(self, *names: str) -> None:
+        """Delete blobs, in as few requests as the store allows; deleting one that is not there is harmless."""
         ...
 
     def list(self, prefix: str) -> AsyncIterator[BlobInfo]:

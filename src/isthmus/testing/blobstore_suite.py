@@ -68,6 +68,24 @@ class BlobstoreSuite:
     async def test_deleting_a_missing_blob_is_harmless(self, store: Blobstore) -> None:
         await store.delete(_name())
 
+    async def test_many_blobs_are_deleted_at_once_whether_they_are_there_or_not(self, store: Blobstore) -> None:
+        names = [_name() for _ in range(5)]
+        for name in names[1:]:
+            await store.put(name, b"body")
+        await store.delete(*names[:4])
+        await store.delete()
+        for name in names[:4]:
+            with pytest.raises(BlobMissing):
+                await store.get(name)
+        assert await store.get(names[4]) == b"body"
+        await store.delete(names[4])
+
+    async def test_waiting_for_a_blob_that_is_there_changes_nothing(self, store: Blobstore) -> None:
+        name = _name()
+        await store.put(name, b"body")
+        assert await store.get(name, wait=5) == b"body"
+        await store.delete(name)
+
     async def test_a_deleted_blob_is_gone_and_its_name_is_free(self, store: Blobstore) -> None:
         name = _name()
         await store.put(name, b"first")

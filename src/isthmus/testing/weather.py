@@ -128,20 +128,21 @@ class WeatherBlobstore:
         await self._inner.put(name, body)
         self._wind.finish(fails)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         """Return a blob. Raises BlobMissing while it lags."""
         fails = await self._wind.blow()
         if self._visible_at.get(name, 0.0) > self._clock.monotonic():
             raise BlobMissing(name)
-        body = await self._inner.get(name)
+        body = await self._inner.get(name, wait=wait)
         self._wind.finish(fails)
         return body
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob."""
+    async def delete(self, *names: str) -> None:
+        """Delete blobs."""
         fails = await self._wind.blow()
-        await self._inner.delete(name)
-        self._visible_at.pop(name, None)
+        await self._inner.delete(*names)
+        for name in names:
+            self._visible_at.pop(name, None)
         self._wind.finish(fails)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:

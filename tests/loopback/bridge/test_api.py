@@ -113,6 +113,7 @@ EXPECTED: dict[str, tuple[int, int]] = {
     "put_blob": (201, 201),
     "get_blob": (200, 200),  # names are unguessable; whoever was told one may read
     "delete_blob": (204, 204),
+    "delete_blobs": (204, 204),
 }
 
 
@@ -146,6 +147,8 @@ async def _request_for(bridge: BridgeUnderTest, name: str, path: str) -> tuple[s
         return path.replace("{session_id}", session_id.hex()), end.model_dump_json().encode()
     if name == "heartbeat":
         return path, b'{"version": "1", "sessions": []}'
+    if name == "delete_blobs":
+        return path, b'{"names": ["a/blob", "b"]}'
     if name in {"get_blob", "delete_blob"}:
         await own.client.request("PUT", "/blobs/a/blob", b"body")
     return path.replace("{name}", "a/blob"), b"body" if name == "put_blob" else b""

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import secrets
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from isthmus.bridge import gathering
 from isthmus.bridge.gate import MAX_BLOB_BYTES
 from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import BlobMissing, Problem, ProviderTrouble
+from isthmus.kit.tasks import Tasks
 from isthmus.testing.bridge import BridgeUnderTest, Member
 from isthmus.testing.network import until
 
@@ -93,14 +95,80 @@ async def test_another_method_on_a_blob_is_answered_by_the_api(bridge: BridgeUnd
     assert refused.value.status == 405
 
 
+async def test_who_waits_for_a_blob_reads_it_while_it_is_put(bridge: BridgeUnderTest) -> None:
+    one, other = await bridge.join("clinic"), await bridge.join("hospital")
+    body = secrets.token_bytes(3_000_000)
+    tasks = Tasks("test")
+    reading = tasks.spawn(BridgeBlobstore(other.client).get("along/1", wait=10), name="read along")
+    await until(lambda: "along/1" in bridge.parts.blobs._awaited, 5)
+    _, writer = await asyncio.open_connection("127.0.0.1", bridge.address.listen.port)
+    writer.write(_head(one, bridge, "along/1", body) + body[:2_000_000])
+    await writer.drain()
+    growing = bridge.parts.blobs._growing
+    await until(lambda: "along/1" in growing and growing["along/1"].is_followed, 5)
+    await until(lambda: growing["along/1"]._written > 1_000_000, 5)
+    assert not reading.done()
+    writer.write(body[2_000_000:])
+    await writer.drain()
+    assert await reading == body
+    assert await BridgeBlobstore(other.client).get("along/1") == body
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_who_reads_along_is_told_that_the_blob_did_not_become_whole(bridge: BridgeUnderTest) -> None:
+    one, other = await bridge.join("clinic"), await bridge.join("hospital")
+    body = secrets.token_bytes(3_000_000)
+    tasks = Tasks("test")
+    reading = tasks.spawn(BridgeBlobstore(other.client).get("along/2", wait=10), name="read along")
+    await until(lambda: "along/2" in bridge.parts.blobs._awaited, 5)
+    _, writer = await asyncio.open_connection("127.0.0.1", bridge.address.listen.port)
+    writer.write(_head(one, bridge, "along/2", body) + body[:-1])
+    await writer.drain()
+    await until(lambda: "along/2" in bridge.parts.blobs._growing, 5)
+    writer.write(b"?" if body[-1:] != b"?" else b"!")  # all of it came, and is not what was signed
+    await writer.drain()
+    with pytest.raises(ProviderTrouble):
+        await reading
+    writer.close()
+    await writer.wait_closed()
+    with pytest.raises(BlobMissing):
+        await BridgeBlobstore(other.client).get("along/2")
+
+
+async def test_who_waits_in_vain_is_told_that_there_is_no_blob(bridge: BridgeUnderTest) -> None:
+    member = await bridge.join("clinic")
+    with pytest.raises(BlobMissing):
+        await BridgeBlobstore(member.client).get("never", wait=1)
+    assert not bridge.parts.blobs._awaited
+
+
+@pytest.mark.parametrize("query", ["wait=11", "wait=-1", "wait=soon", "wait=nan"])
+async def test_a_wait_that_is_none_is_refused(bridge: BridgeUnderTest, query: str) -> None:
+    member = await bridge.join("clinic")
+    with pytest.raises(Problem) as refused:
+        await member.client.request("GET", "/blobs/a", query=query)
+    assert refused.value.status == 422
+
+
+async def test_many_blobs_are_deleted_with_one_request(bridge: BridgeUnderTest) -> None:
+    member = await bridge.join("clinic")
+    store = BridgeBlobstore(member.client)
+    names = [f"many/{number}" for number in range(20)]
+    await asyncio.gather(*(store.put(name, b"body") for name in names))
+    await store.delete(*names[:-1], "many/that-is-not-there")
+    assert [blob.name async for blob in store.list("many/")] == names[-1:]
+    assert len(list((bridge.config.data / "blobs").iterdir())) == 1
+
+
 async def test_a_fault_on_the_short_way_is_answered_as_a_problem(
     bridge: BridgeUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(_name: str) -> bytes:
+    async def fail(_name: str, _wait: float) -> tuple[int, AsyncIterator[bytes]]:
         raise ZeroDivisionError
 
     member = await bridge.join("clinic")
-    monkeypatch.setattr(bridge.parts.blobs, "get", fail)
+    monkeypatch.setattr(bridge.parts.blobs, "read", fail)
     with pytest.raises(ProviderTrouble):
         await BridgeBlobstore(member.client).get("a")
 

@@ -181,6 +181,13 @@ async def body(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def whole(blobs: BlobStore, name: str) -> bytes:
+    size, parts = await blobs.read(name)
+    content = b"".join([part async for part in parts])
+    assert len(content) == size
+    return content
+
+
 async def broken() -> AsyncIterator[bytes]:
     yield b"half"
     raise Problem(401, "Not what was signed")
@@ -200,8 +207,8 @@ async def test_forgotten_blobs_are_swept_after_a_day(tmp_path: Path) -> None:
     clock.advance(2)
     assert await blobs.sweep() == 1
     with pytest.raises(BlobMissing):
-        await blobs.get("old")
-    assert await blobs.get("new") == b"1"
+        await whole(blobs, "old")
+    assert await whole(blobs, "new") == b"1"
     assert len(list((tmp_path / "blobs").iterdir())) == 1
 
 
@@ -217,7 +224,7 @@ async def test_what_is_queued_is_kept_for_a_month_and_counted_apart_from_what_is
     await blobs.put("hospital", "q/b", body(b"1"), 1, bytes(32))
     clock.advance(DAY + 1)
     assert await blobs.sweep() == 1
-    assert len(await blobs.get("q/a")) == 500
+    assert len(await whole(blobs, "q/a")) == 500
     clock.advance(29 * DAY)
     assert await blobs.sweep() == 2
     assert blobs.used == 0
@@ -241,7 +248,7 @@ async def test_a_reopened_store_has_what_it_had(tmp_path: Path) -> None:
     (tmp_path / "blobs" / "new.unfinished").write_bytes(b"half")
     again = store(tmp_path, FakeClock())
     await again.open()
-    assert await again.get("a/b-c_D") == b"1234"
+    assert await whole(again, "a/b-c_D") == b"1234"
     assert again.used == 4
     (entry,) = again.list_of("clinic", "a/", "", 10)
     assert (entry.name, entry.size, entry.digest) == ("a/b-c_D", 4, digest)

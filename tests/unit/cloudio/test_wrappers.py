@@ -33,13 +33,13 @@ class Moody(MemoryBlobstore):
         self._mood()
         await super().put(name, body)
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         self._mood()
-        return await super().get(name)
+        return await super().get(name, wait=wait)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, *names: str) -> None:
         self._mood()
-        await super().delete(name)
+        await super().delete(*names)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         first = True
@@ -148,9 +148,9 @@ async def test_calls_are_told_with_size_time_and_trouble_but_without_content() -
     clock = FakeClock()
 
     class Timed(Moody):
-        async def get(self, name: str) -> bytes:
+        async def get(self, name: str, *, wait: float = 0.0) -> bytes:
             clock.advance(2.5)
-            return await super().get(name)
+            return await super().get(name, wait=wait)
 
     calls: list[Call] = []
     inner = Timed()

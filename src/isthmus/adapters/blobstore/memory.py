@@ -39,16 +39,17 @@ class MemoryBlobstore:
         self._used += len(body)
         self._blobs[name] = (bytes(body), self._clock.now())
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:  # noqa: ARG002 - of the port; nothing waits here
         """Return a blob's bytes. Raises BlobMissing."""
         if (present := self._blobs.get(name)) is None:
             raise BlobMissing(name)
         return present[0]
 
-    async def delete(self, name: str) -> None:
-        """Delete a blob, if it is there."""
-        if (present := self._blobs.pop(name, None)) is not None:
-            self._used -= len(present[0])
+    async def delete(self, *names: str) -> None:
+        """Delete blobs, those that are there."""
+        for name in names:
+            if (present := self._blobs.pop(name, None)) is not None:
+                self._used -= len(present[0])
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         """Yield the blobs whose names start with `prefix`, as they are now."""

@@ -1,19 +1,25 @@
 """REST: the built-in blobstore. Whoever knows a blob's unguessable name may read and delete it."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from isthmus.bridge.blobs.files import BlobTorn
 from isthmus.bridge.blobs.store import check_name
 from isthmus.bridge.caller import Caller, TheParts
 from isthmus.bridge.problems import describe
+from isthmus.contract.rest import MOST_WAIT_SECONDS, BlobDeletions
 from isthmus.errors import BlobExists, BlobMissing, Problem
 
 routes = APIRouter(tags=["blobs"])
 _PAGE = 1000
 _Name = Annotated[str, Path(max_length=512, description="[A-Za-z0-9_-]+ joined by /")]
+_Wait = Annotated[float, Query(ge=0, le=MOST_WAIT_SECONDS, description="seconds to wait for it to begin")]
 
 
 class BlobEntry(BaseModel):
@@ -64,13 +70,14 @@ async def put_blob(parts: TheParts, caller: Caller, name: _Name, request: Reques
 
 
 @routes.get("/blobs/{name:path}", operation_id="get_blob", response_class=Response, responses=describe([401, 404, 429]))
-async def get_blob(parts: TheParts, _caller: Caller, name: _Name) -> Response:
-    """Read a blob."""
+async def get_blob(parts: TheParts, _caller: Caller, name: _Name, wait: _Wait = 0.0) -> Response:
+    """Read a blob: who waits for it, also while it is being put. A body that ends too soon did not become whole."""
     check_name(name)
     try:
-        return Response(await parts.blobs.get(name), media_type="application/octet-stream")
+        size, body = await parts.blobs.read(name, wait)
     except BlobMissing as error:
         raise Problem(404, "No such blob", detail="Or not yet.", field="name") from error
+    return BlobResponse(size, body)
 
 
 @routes.delete("/blobs/{name:path}", status_code=204, operation_id="delete_blob", responses=describe([401, 429]))
@@ -78,3 +85,27 @@ async def delete_blob(parts: TheParts, _caller: Caller, name: _Name) -> None:
     """Delete a blob, if there is one."""
     check_name(name)
     await parts.blobs.delete(name)
+
+
+@routes.post("/blobs/deletions", status_code=204, operation_id="delete_blobs", responses=describe([401, 422, 429]))
+async def delete_blobs(parts: TheParts, _caller: Caller, deletions: BlobDeletions) -> None:
+    """Delete many blobs, those that there are."""
+    for name in deletions.names:
+        check_name(name)
+    await parts.blobs.delete(*deletions.names)
+
+
+class BlobResponse(Response):
+    """A blob on its way out, part by part."""
+
+    def __init__(self, size: int, body: AsyncIterator[bytes]) -> None:
+        super().__init__(headers={"Content-Length": str(size)}, media_type="application/octet-stream")
+        self._parts = body
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send it. What does not become whole ends without its end, so that the connection is cut."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with contextlib.suppress(BlobTorn):
+            async for part in self._parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,31 +1,29 @@
 """Blobs on disk, for the live sessions and the queues of one Bridge.
 
-A file holds its name, owner's digest and body; the index is in memory and is read back from the files at start.
-Nothing is fsynced: a blob that a power cut takes is put again by its writer, which still has it. What is queued (names
-under `q/`) is kept longer than what is live, and counted apart, so that a full queue stops no live session.
+The index is in memory and is read back from the files at start. A blob may be waited for, and is handed on while it is
+still coming in. Nothing is fsynced: a blob that a power cut takes is put again by its writer, which still has it. What
+is queued (names under `q/`) is kept longer than what is live, and counted apart, so that a full queue stops no live
+session.
 """
 
 import asyncio
 import hashlib
-import os
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
+from isthmus.bridge.blobs.files import MOST_NAME, GrowingBlob, make_header, read_body, read_header
 from isthmus.errors import BlobExists, BlobMissing, Problem
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
-_MOST_NAME: Final = 512
-_DIGEST: Final = 32
-_BATCH_BYTES: Final = (
-    2 * 1024 * 1024
-)  # of a body are written at once: what a put holds in memory, and a trip to a thread
+_BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once: what a put holds in memory
+_HANDED_BYTES: Final = 256 * 1024  # the same, where somebody reads along
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
 _QUEUED: Final = "q/"
 
@@ -65,6 +63,8 @@ class BlobStore:
         self._live, self._queued = live, queued
         self._entries: dict[str, Entry] = {}
         self._usage: defaultdict[tuple[str, bool], _Usage] = defaultdict(_Usage)
+        self._growing: dict[str, GrowingBlob] = {}
+        self._awaited: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     @property
     def used(self) -> int:
@@ -89,37 +89,51 @@ class BlobStore:
         if usage.size + size > self._allowance(name).quota or usage.count >= _MOST_BLOBS:
             raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
         usage.size += size  # reserved, so that puts in flight cannot overrun it
-        scratch = _Scratch(self._folder / f"new.{secrets.token_hex(8)}")
+        growing = GrowingBlob(self._folder / f"new.{secrets.token_hex(8)}", make_header(name, site, digest), size)
+        self._begin(name, growing)
         try:
-            written = await self._write(scratch, _header(name, site, digest), name, body, size)
+            written = await self._write(growing, name, body)
             self._index(Entry(name, site, written, self._clock.now(), digest))
         except FileExistsError:
             return await self._same_again(name, _nothing(), digest)
         finally:
             usage.size -= size
-            if not scratch.kept:
-                await asyncio.to_thread(scratch.drop)
+            if not growing.kept:
+                await asyncio.to_thread(growing.drop)
+            if self._growing.get(name) is growing:
+                del self._growing[name]
+            growing.end()
         return True
 
-    async def get(self, name: str) -> bytes:
-        """Return the body. Raises BlobMissing."""
-        entry = self._entries.get(name)
-        if entry is None:
-            raise BlobMissing(name)
-        start = len(_header(name, entry.site, entry.digest))
-        try:
-            return await asyncio.to_thread(_read, self._path(name), start, entry.size)
-        except FileNotFoundError as error:
-            raise BlobMissing(name) from error
+    async def read(self, name: str, wait: float = 0.0) -> tuple[int, AsyncIterator[bytes]]:
+        """Return a blob's size and its body, part by part.
 
-    async def delete(self, name: str) -> None:
-        """Forget a blob, if there is one."""
-        entry = self._entries.pop(name, None)
-        if entry is not None:
-            usage = self._usage_of(entry.site, name)
+        Who waits, up to `wait` seconds for it to begin, may read it while it is put: then the body raises BlobTorn if
+        it does not become whole. Raises BlobMissing.
+        """
+        if wait and name not in self._entries and name not in self._growing:
+            await self._arrival(name, wait)
+        if (entry := self._entries.get(name)) is not None:
+            start = len(make_header(name, entry.site, entry.digest))
+            try:
+                body = await asyncio.to_thread(read_body, self._path(name), start, entry.size)
+            except FileNotFoundError as error:
+                raise BlobMissing(name) from error
+            return entry.size, _just(body)
+        if wait and (growing := self._growing.get(name)) is not None:
+            return growing.size, growing.follow()
+        raise BlobMissing(name)
+
+    async def delete(self, *names: str) -> None:
+        """Forget blobs, those that there are."""
+        found = [entry for name in names if (entry := self._entries.pop(name, None)) is not None]
+        for entry in found:
+            usage = self._usage_of(entry.site, entry.name)
             usage.size -= entry.size
             usage.count -= 1
-            await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
+        paths = [self._path(entry.name) for entry in found]
+        if paths:
+            await asyncio.to_thread(_unlink, paths)
 
     def list_of(self, site: str, prefix: str, after: str, limit: int) -> list[Entry]:
         """Return blobs that a site wrote, by name: those that start with `prefix` and come after `after`."""
@@ -136,33 +150,53 @@ class BlobStore:
         forgotten = [
             entry.name for entry in self._entries.values() if entry.created < now - self._allowance(entry.name).lifetime
         ]
-        for name in forgotten:
-            await self.delete(name)
+        await self.delete(*forgotten)
         return len(forgotten)
 
     async def forget_site(self, site: str) -> None:
         """Delete every blob of a site that was revoked."""
-        for name in [entry.name for entry in self._entries.values() if entry.site == site]:
-            await self.delete(name)
+        await self.delete(*[entry.name for entry in self._entries.values() if entry.site == site])
 
     def _path(self, name: str) -> Path:
         # hashed, since some file systems take two names that differ in case for one
         return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.blob"
 
-    async def _write(self, scratch: "_Scratch", header: bytes, name: str, body: AsyncIterator[bytes], size: int) -> int:
-        """Write header and body and give them their name; return the body's length. Raises FileExistsError."""
-        parts, held, written = [header], 0, 0
+    def _begin(self, name: str, growing: GrowingBlob) -> None:
+        """Have a blob found that is about to come in: the first, if it is put twice at once."""
+        self._growing.setdefault(name, growing)
+        for awaited in self._awaited.get(name, ()):
+            if not awaited.done():
+                awaited.set_result(None)
+
+    async def _arrival(self, name: str, wait: float) -> None:
+        """Return when somebody begins to put this blob, or after `wait` seconds."""
+        awaited = asyncio.get_running_loop().create_future()
+        self._awaited[name].add(awaited)
+        try:
+            async with asyncio.timeout(wait):
+                await awaited
+        except TimeoutError:
+            pass
+        finally:
+            self._awaited[name].discard(awaited)
+            if not self._awaited[name]:
+                del self._awaited[name]
+
+    async def _write(self, growing: GrowingBlob, name: str, body: AsyncIterator[bytes]) -> int:
+        """Write a body and give it its name; return its length. Raises FileExistsError."""
+        parts: list[bytes] = []
+        held = written = 0
         async for chunk in body:
             parts.append(chunk)
             held += len(chunk)
             written += len(chunk)
-            if written > size:
+            if written > growing.size:
                 raise Problem(400, "Longer than announced")
-            if held >= _BATCH_BYTES:
-                await asyncio.to_thread(scratch.add, parts)
+            if held >= (_HANDED_BYTES if growing.is_followed else _BATCH_BYTES):
+                await asyncio.to_thread(growing.add, parts)
+                growing.grew()
                 parts, held = [], 0
-        await asyncio.to_thread(scratch.keep, parts, self._path(name))
-        return written
+        return await asyncio.to_thread(growing.keep, parts, self._path(name))
 
     async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
         async for _ in body:
@@ -190,19 +224,16 @@ class BlobStore:
             if path.suffix != ".blob":
                 path.unlink()
                 continue
-            with path.open("rb") as file:
-                head = file.read(_header_length(b"\xff" * 3))
+            name, site, digest, length = read_header(path)
             status = path.stat()
-            name, site = _parse_header(head)
-            length = _header_length(head)
-            found.append(Entry(name, site, status.st_size - length, status.st_mtime, head[3 : 3 + _DIGEST]))
+            found.append(Entry(name, site, status.st_size - length, status.st_mtime, digest))
         return found
 
 
 def check_name(name: str) -> None:
     """Raise Problem 422 unless this is a blob name."""
-    if len(name) > _MOST_NAME or not _NAME.fullmatch(name):
-        raise Problem(422, "Not a blob name", detail=f"[A-Za-z0-9_-]+ joined by /, at most {_MOST_NAME}.", field="name")
+    if len(name) > MOST_NAME or not _NAME.fullmatch(name):
+        raise Problem(422, "Not a blob name", detail=f"[A-Za-z0-9_-]+ joined by /, at most {MOST_NAME}.", field="name")
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -210,51 +241,10 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _read(path: Path, start: int, size: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        return os.pread(file.fileno(), size, start)
+async def _just(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
-class _Scratch:
-    """A file that has no name of its own until it is whole. Every call is for a thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self.kept = False
-
-    def add(self, parts: Sequence[bytes]) -> None:
-        """Write at the end; the file is made with the first part."""
-        if self._file is None:
-            self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-        self._file.writelines(parts)
-
-    def keep(self, parts: Sequence[bytes], path: Path) -> None:
-        """Write the last parts and give the file its name. Raises FileExistsError."""
-        self.add(parts)
-        assert self._file is not None
-        self._file.close()
-        os.link(self._path, path)
-        self._path.unlink()
-        self.kept = True
-
-    def drop(self) -> None:
-        """Close and delete the file."""
-        if self._file is not None:
-            self._file.close()
-            self._path.unlink(missing_ok=True)
-
-
-def _header(name: str, site: str, digest: bytes) -> bytes:
-    """Length of the name (2 bytes), of the site (1), digest (32), name, site."""
-    return len(name).to_bytes(2, "big") + bytes((len(site),)) + digest + name.encode("ascii") + site.encode("ascii")
-
-
-def _header_length(content: bytes) -> int:
-    return 3 + _DIGEST + min(int.from_bytes(content[:2], "big"), _MOST_NAME) + content[2]
-
-
-def _parse_header(head: bytes) -> tuple[str, str]:
-    start = 3 + _DIGEST
-    end = start + int.from_bytes(head[:2], "big")
-    return head[start:end].decode("ascii"), head[end : end + head[2]].decode("ascii")
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

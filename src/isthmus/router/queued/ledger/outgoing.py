@@ -17,6 +17,8 @@ from isthmus.errors import SealBroken
 from isthmus.router.queued.ledger.deliveries import BARRIER_OPEN
 from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
 
+ANNOUNCED: Final = -1
+"""In the place of `Envelope.uploaded`: the letter went before the blobs, of which a stop may have left some here."""
 ACK_SPAN: Final = 10**9
 """An acknowledgement is a counter below this, plus this times `ack_tag` of the mailbox that it counts in."""
 
@@ -79,7 +81,8 @@ class Envelope:
     Attributes:
         base: byte of the bundle's file at which the first blob starts.
         blobs: size of each blob.
-        uploaded: blobs that are known to be in the store, from the first on.
+        uploaded: blobs that are known to be in the store, from the first on; once it is posted, how often they were put
+            again, or `ANNOUNCED`.
         counter: of its letter, once there is one.
         posted: when that was (Unix seconds).
     """
@@ -428,9 +431,18 @@ def contents(connection: sqlite3.Connection, envelope_id: bytes) -> list[SealedO
 
 
 def envelope_posted(
-    connection: sqlite3.Connection, envelope_id: bytes, copies: Sequence[SealedObject], counter: int, *, now: float
+    connection: sqlite3.Connection,
+    envelope_id: bytes,
+    copies: Sequence[SealedObject],
+    counter: int,
+    *,
+    announced: bool,
+    now: float,
 ) -> None:
-    """Its letter is sealed: these copies are on their way, and those that were taken out of it are not in it."""
+    """Its letter is sealed: these copies are on their way, and those that were taken out of it are not in it.
+
+    `announced`: its blobs are still to be put.
+    """
     connection.executemany(
         "UPDATE copies SET state = ?, envelope_index = ?, since = ? WHERE copy_id = ?",
         [(CopyState.POSTED.value, index, now, item.copy_id) for index, item in enumerate(copies)],
@@ -439,8 +451,8 @@ def envelope_posted(
         "UPDATE copies SET envelope_id = NULL WHERE envelope_id = ? AND envelope_index IS NULL", (envelope_id,)
     )
     connection.execute(
-        "UPDATE envelopes SET state = 'posted', counter = ?, posted = ?, uploaded = 0 WHERE envelope_id = ?",
-        (counter, now, envelope_id),
+        "UPDATE envelopes SET state = 'posted', counter = ?, posted = ?, uploaded = ? WHERE envelope_id = ?",
+        (counter, now, ANNOUNCED if announced else 0, envelope_id),
     )
 
 

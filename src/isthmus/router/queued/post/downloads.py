@@ -34,10 +34,10 @@ _FIRST_WAIT: Final = 0.05
 _MOST_WAIT: Final = 300.0
 _FULL_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 2.0  # for blobs that were announced before they were put
 _SLOWEST: Final = 32 * 1024  # bytes a second below which a get is given up
 GRACE_SECONDS: Final = 30.0
 """How long a blob may be missing before its sender is asked and a person told."""
-_DELETES: Final = 4
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class _Pull:
     done: set[int] = field(default_factory=set)
     damaged: Counter[int] = field(default_factory=Counter)
     asked: float = 0.0
+    tries: int = 0
 
     @property
     def starts(self) -> list[int]:
@@ -222,7 +223,9 @@ class Downloads:
             if pull.resumed:
                 prefix = await pull.bundle.verified_prefix()
                 pull.done = {index for index, end in enumerate(pull.starts[1:]) if end <= prefix}
-        if not await self._fetch(pull, pull.bundle):
+        whole = await self._fetch(pull, pull.bundle)
+        pull.tries += 1
+        if not whole:
             return False
         try:
             row, stored = await pull.bundle.commit()
@@ -263,7 +266,7 @@ class Downloads:
             async with self.lanes.lane((0, pull.order, index), size):
                 try:
                     async with asyncio.timeout(_CALL_SECONDS + size / _SLOWEST):
-                        body = await self._core.blobstore.get(name)
+                        body = await self._core.blobstore.get(name, wait=0.0 if pull.tries else _WAIT_SECONDS)
                 except BlobMissing:
                     return  # an answer, and no trouble of the store's
         except (ProviderTrouble, TimeoutError):
@@ -378,9 +381,5 @@ class Downloads:
         self._core.tasks.spawn(self._delete(manifest), name="delete read blobs")
 
     async def _delete(self, manifest: Manifest) -> None:
-        for first in range(0, len(manifest.blobs), _DELETES):
-            names = (
-                envelope_blob_name(manifest.name_key, index)
-                for index in range(first, min(first + _DELETES, len(manifest.blobs)))
-            )
-            await asyncio.gather(*(delete_quietly(self._core.blobstore, name) for name in names))
+        names = (envelope_blob_name(manifest.name_key, index) for index in range(len(manifest.blobs)))
+        await delete_quietly(self._core.blobstore, *names)

@@ -46,7 +46,7 @@ class Lanes:
         self._count = 0
         self._doubling = True
         self._hold = 0
-        self._best = 0.0
+        self._best = self._goodput = 0.0
         self._halved = False
         self._crowded = False
         self._window_start = clock.monotonic()
@@ -65,6 +65,10 @@ class Lanes:
     def idle(self) -> bool:
         """Whether there is a lane that nobody uses or waits for."""
         return self._busy < self._limit and not self._waiting
+
+    def seconds_for(self, size: int) -> float | None:
+        """Return how long so many bytes would take by themselves, as it went of late; None if nothing went yet."""
+        return size / self._goodput if self._goodput else None
 
     @contextlib.asynccontextmanager
     async def lane(self, rank: Rank, size: int) -> AsyncIterator[None]:
@@ -133,6 +137,7 @@ class Lanes:
         elapsed = self._clock.monotonic() - self._window_start
         goodput = self._window_bytes / elapsed if elapsed > 0 else 0.0
         crowded, halved = self._crowded, self._halved
+        self._goodput = 0.0 if halved else goodput
         self._new_window()
         if not crowded or halved or not goodput:
             return  # the lanes were not what held it up

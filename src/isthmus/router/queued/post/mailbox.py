@@ -238,7 +238,7 @@ class Letters:
             if (task := self._putting.pop((router_id, name), None)) is not None:
                 task.cancel()
                 await asyncio.wait([task])
-            await delete_quietly(self._core.blobstore, name)
+        await delete_quietly(self._core.blobstore, *names)
 
     def put(self, site: SiteName, letter: PostedLetter) -> "asyncio.Task[None]":
         """Put a letter that is durable, and ring the doorbell."""
@@ -299,12 +299,12 @@ async def ring(core: PostCore, router_id: str, notice: bytes) -> None:
         await asyncio.sleep(next(waits))
 
 
-async def delete_quietly(blobstore: Blobstore, name: str) -> None:
-    """Delete a blob, or leave it to the sweeper."""
+async def delete_quietly(blobstore: Blobstore, *names: str) -> None:
+    """Delete blobs, or leave them to the sweeper."""
     waits = delays(_FIRST_WAIT, 2.0)
     for _ in range(_RINGS):
         try:
-            await blobstore.delete(name)
+            await blobstore.delete(*names)
             return
         except IsthmusError:
             await asyncio.sleep(next(waits))

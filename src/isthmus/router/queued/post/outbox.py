@@ -36,6 +36,7 @@ _MOST_WAIT: Final = 60.0
 _TELL_AFTER: Final = 8  # tries
 _CALL_SECONDS: Final = 60.0
 _SLOWEST: Final = 32 * 1024  # bytes a second below which a put is given up
+_SOON_SECONDS: Final = 1.0  # a letter that goes before its blobs keeps the reader waiting no longer than that
 NO_ANSWER_SECONDS: Final = 600.0
 _MOST_AGAIN: Final = 4  # envelopes that are put again at the same time
 _PROMISE_SECONDS: Final = 0.25
@@ -109,6 +110,7 @@ class Outbox:
         """Send until cancelled."""
         await self._core.ledger.run(outgoing.repair)
         self._ownerless = True
+        self._core.tasks.spawn(self._put_announced(), name="put what was announced")
         try:
             while True:
                 self._wake.clear()
@@ -191,19 +193,26 @@ class Outbox:
         site = self._core.site_of(envelope.router_id)
         name_key = self._core.local.open_local(_key_label(envelope.envelope_id), envelope.secret)
         waits = delays(1.0, _MOST_WAIT)
-        first, taken = envelope.uploaded, False
+        first, taken, posted = envelope.uploaded, False, False
         while True:
             try:
                 if taken:
                     await self._drop(envelope, name_key)
                     return
                 await self._spool.verified(envelope.bundle_id)
+                if not posted and self._is_soon_there(envelope):
+                    if not await self._post(envelope, name_key, announced=True):
+                        return
+                    posted = True
                 await self._upload(envelope, name_key, priority, first=first)
                 first = len(envelope.blobs)
-                await self._post(envelope, name_key)
+                if not posted:
+                    await self._post(envelope, name_key, announced=False)
                 return
             except _NameTaken:
                 self._core.alerts.raise_(site, "blob", f"something else lies where a blob for site {site} belongs")
+                if posted:
+                    return  # it will not verify there, and is asked for anew
                 taken = True
                 continue
             except (ProviderTrouble, NoRoom, SpoolFailed) as error:
@@ -212,17 +221,26 @@ class Outbox:
                 tell_unsealed(self._core, envelope.router_id, error)
             await asyncio.sleep(next(waits))
 
-    async def _post(self, envelope: Envelope, name_key: bytes) -> None:
-        """Post the letter; drop the envelope if nothing of it is wanted, or nothing can be written to that site now."""
+    def _is_soon_there(self, envelope: Envelope) -> bool:
+        """Return whether the letter may go before the blobs: the reader waits for them, and that will not be long."""
+        seconds = self.lanes.seconds_for(sum(envelope.blobs))
+        return self._core.blobstore.traits.relays and seconds is not None and seconds < _SOON_SECONDS
+
+    async def _post(self, envelope: Envelope, name_key: bytes, *, announced: bool) -> bool:
+        """Post the letter, `announced` before the blobs; return whether it is posted.
+
+        If nothing of the envelope is wanted, or nothing can be written to that site now, it is dropped.
+        """
         far = far_mailbox(self._core, envelope.router_id)
         if far is None:
             await self._drop(envelope, name_key)
-            return
-        write = partial(self._write, envelope=envelope, name_key=name_key, far=far)
+            return False
+        write = partial(self._write, envelope=envelope, name_key=name_key, far=far, announced=announced)
         posted = await self._letters.send(far, write)
         self._core.alerts.clear(far.site, "upload")
         if not posted:
             self._core.tasks.spawn(self._delete(envelope, name_key), name="delete blobs")
+        return bool(posted)
 
     async def _drop(self, envelope: Envelope, name_key: bytes) -> None:
         """Let what of an envelope still waits go in another, when that can be."""
@@ -230,7 +248,7 @@ class Outbox:
         self._core.tasks.spawn(self._delete(envelope, name_key), name="delete blobs")
 
     def _write(
-        self, connection: sqlite3.Connection, *, envelope: Envelope, name_key: bytes, far: FarMailbox
+        self, connection: sqlite3.Connection, *, envelope: Envelope, name_key: bytes, far: FarMailbox, announced: bool
     ) -> list[PostedLetter]:
         known = outgoing.envelope(connection, envelope.envelope_id)
         if known is None or known.state != "uploading":
@@ -244,7 +262,9 @@ class Outbox:
         if len(body) > MAX_BODY_BYTES:
             raise SpoolFailed(f"bundle {envelope.bundle} holds more objects than a letter can name")
         letters = outgoing.add_letter(connection, far.router_id, far, LetterKind.ENVELOPE, body, now=now)
-        outgoing.envelope_posted(connection, envelope.envelope_id, copies, letters[-1].counter, now=now)
+        outgoing.envelope_posted(
+            connection, envelope.envelope_id, copies, letters[-1].counter, announced=announced, now=now
+        )
         return letters
 
     def _manifest(self, envelope: Envelope, name_key: bytes, copies: list[SealedObject], now: float) -> Manifest:
@@ -325,15 +345,17 @@ class Outbox:
             await asyncio.sleep(next(waits))
 
     async def _delete(self, envelope: Envelope, name_key: bytes) -> None:
-        for index in range(len(envelope.blobs)):
-            await delete_quietly(self._core.blobstore, envelope_blob_name(name_key, index))
+        await delete_quietly(self._core.blobstore, *_names(envelope, name_key))
 
     async def forget(self, envelope_ids: list[bytes]) -> None:
         """Take the blobs of these envelopes out of the store: nobody reads them any more."""
+        names: list[str] = []
         for envelope_id in envelope_ids:
             envelope = await self._core.ledger.read(partial(outgoing.envelope, envelope_id=envelope_id))
             if envelope is not None:
-                await self._delete(envelope, self._core.local.open_local(_key_label(envelope_id), envelope.secret))
+                names += _names(envelope, self._core.local.open_local(_key_label(envelope_id), envelope.secret))
+        if names:
+            await delete_quietly(self._core.blobstore, *names)
 
     # -- once more
 
@@ -359,6 +381,12 @@ class Outbox:
             )
             due = [item for item in envelopes if _overdue(item, now)]
             await asyncio.gather(*(self.put_again(item) for item in due[:_MOST_AGAIN]))
+
+    async def _put_announced(self) -> None:
+        """Put what an earlier run may have announced and not put."""
+        for envelope in await self._core.ledger.read(partial(outgoing.envelopes, state="posted")):
+            if envelope.uploaded == outgoing.ANNOUNCED:
+                await self.put_again(envelope)
 
     async def missing(self, router_id: str, counter: int) -> None:
         """The far Router misses the blobs that a letter is about."""
@@ -388,12 +416,16 @@ class Outbox:
             self._again.discard(envelope.envelope_id)
 
 
+def _names(envelope: Envelope, name_key: bytes) -> list[str]:
+    return [envelope_blob_name(name_key, index) for index in range(len(envelope.blobs))]
+
+
 def _pieces(size: int, piece: int) -> list[int]:
     return [min(piece, size - start) for start in range(0, size, piece)]
 
 
 def _overdue(envelope: Envelope, now: float) -> bool:
-    wait: float = NO_ANSWER_SECONDS * 2 ** min(envelope.uploaded, 6)
+    wait: float = NO_ANSWER_SECONDS * 2 ** max(0, min(envelope.uploaded, 6))
     return envelope.posted is not None and now - envelope.posted >= wait
 
 

@@ -47,10 +47,10 @@ class Provider:
         await self.inner.put(name, body)
         await self._step()
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         await self._step()
         try:
-            body: bytes | None = await self.inner.get(name)
+            body: bytes | None = await self.inner.get(name, wait=wait)
         except BlobMissing:
             body = None
         body = self.on_get(name, body)
@@ -59,9 +59,9 @@ class Provider:
             raise BlobMissing(name)
         return body
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, *names: str) -> None:
         await self._step()
-        await self.inner.delete(name)
+        await self.inner.delete(*names)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         async for blob in self.inner.list(prefix):

@@ -1,0 +1,142 @@
+"""The file of a blob: its name, its owner, its digest and its body.
+
+It has no name of its own until it is whole; what of it is written can be read before, while it grows.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+DIGEST_BYTES: Final = 32
+MOST_NAME: Final = 512
+_PIECE_BYTES: Final = 1024 * 1024  # of a growing blob are read at once
+
+
+class BlobTorn(Exception):
+    """A blob that was read while it was being put did not become whole."""
+
+
+class GrowingBlob:
+    """A blob that is being put. `add`, `keep` and `drop` are for a thread, one at a time; all else is for the loop.
+
+    Attributes:
+        size: of the body, as it was announced.
+        kept: whether it is whole and has its name.
+    """
+
+    def __init__(self, path: Path, header: bytes, size: int) -> None:
+        self.size = size
+        self.kept = False
+        self._path = path
+        self._header = header
+        self._handle: int | None = None
+        self._written = 0
+        self._ended = False
+        self._readers = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether somebody reads along."""
+        return self._readers > 0
+
+    def add(self, parts: Sequence[bytes]) -> None:
+        """Write parts of the body at the end; the file is made with the first."""
+        if self._handle is None:
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            _write(self._handle, self._header)
+        for part in parts:
+            _write(self._handle, part)
+            self._written += len(part)
+
+    def keep(self, parts: Sequence[bytes], path: Path) -> int:
+        """Write the last parts and give the file its name; return the body's length. Raises FileExistsError."""
+        self.add(parts)
+        os.link(self._path, path)
+        self._path.unlink()
+        self.kept = True
+        return self._written
+
+    def drop(self) -> None:
+        """Delete what will not become whole."""
+        if self._handle is not None:
+            self._path.unlink(missing_ok=True)
+
+    def grew(self) -> None:
+        """Wake those who read along: more is written."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    def end(self) -> None:
+        """Nothing is written any more."""
+        self._ended = True
+        self.grew()
+        self._let_go()
+
+    async def follow(self) -> AsyncIterator[bytes]:
+        """Yield the body as it is written, its last byte not before the blob is kept. Raises BlobTorn."""
+        self._readers += 1
+        at = 0
+        try:
+            while at < self.size or not self._ended:
+                ready = self._written if self._ended else min(self._written, self.size - 1)
+                if ready > at and self._handle is not None:
+                    start, size = len(self._header) + at, min(ready - at, _PIECE_BYTES)
+                    piece = await asyncio.to_thread(os.pread, self._handle, size, start)
+                    at += len(piece)
+                    yield piece
+                elif self._ended:
+                    break
+                else:
+                    await self._change()
+            if not self.kept:
+                raise BlobTorn
+        finally:
+            self._readers -= 1
+            self._let_go()
+
+    async def _change(self) -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
+
+    def _let_go(self) -> None:
+        if self._ended and not self._readers and self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def read_body(path: Path, start: int, size: int) -> bytes:
+    """Return the body of a blob that is whole. Raises FileNotFoundError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(handle, size, start)
+    finally:
+        os.close(handle)
+
+
+def make_header(name: str, site: str, digest: bytes) -> bytes:
+    """Return what stands before a body: length of the name (2 bytes), of the site (1), digest (32), name, site."""
+    return len(name).to_bytes(2, "big") + bytes((len(site),)) + digest + name.encode("ascii") + site.encode("ascii")
+
+
+def read_header(path: Path) -> tuple[str, str, bytes, int]:
+    """Return name, site, digest and the length of the header of a blob's file."""
+    with path.open("rb") as file:
+        head = file.read(3 + DIGEST_BYTES + MOST_NAME + 255)
+    start = 3 + DIGEST_BYTES
+    end = start + min(int.from_bytes(head[:2], "big"), MOST_NAME)
+    name, site = head[start:end].decode("ascii"), head[end : end + head[2]].decode("ascii")
+    return name, site, head[3:start], end + head[2]
+
+
+def _write(handle: int, part: bytes) -> None:
+    view = memoryview(part)
+    while view:
+        view = view[os.write(handle, view) :]
