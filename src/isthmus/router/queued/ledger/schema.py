@@ -71,4 +71,7 @@ STEPS: Final[tuple[str, ...]] = (
     CREATE INDEX studies_by_end ON studies (erase_after, last);
     CREATE INDEX studies_by_last ON studies (last);
     """,
+    """
+    CREATE INDEX envelopes_by_time ON envelopes (posted);
+    """,
 )

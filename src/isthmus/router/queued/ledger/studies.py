@@ -18,6 +18,8 @@ _log = structlog.get_logger()
 
 KEPT_SECONDS: Final = 7 * DAY
 """How long after its last delivery a study can still be looked up."""
+ENVELOPES_KEPT_SECONDS: Final = 90 * DAY
+"""How long the row of an envelope is kept at least: so late its receipts may come, or its letter once more."""
 
 _SAME_SECONDS: Final = 2.0  # the time of a study's newest object is kept no more exactly: it is written less often
 _EVERY_SECONDS: Final = 60.0
@@ -144,6 +146,23 @@ def forget(connection: sqlite3.Connection, before: float, *, most: int) -> int:
     return len(old)
 
 
+def forget_envelopes(connection: sqlite3.Connection, now: float, *, most: int) -> int:
+    """Delete the rows of up to `most` envelopes that are over, old enough, and of which nothing is here any more.
+
+    One that came in gets its time when it is first seen here to be over. Returns how many rows were deleted.
+    """
+    connection.execute(
+        "UPDATE envelopes SET posted = ? WHERE posted IS NULL AND direction = 'in' AND state <> 'pulling'", (now,)
+    )
+    return connection.execute(
+        "DELETE FROM envelopes WHERE envelope_id IN (SELECT envelope_id FROM envelopes AS e WHERE posted < ?"
+        " AND state NOT IN ('pulling', 'uploading')"
+        " AND NOT EXISTS (SELECT 1 FROM bundles AS b WHERE b.bundle_id = e.bundle_id)"
+        " AND NOT EXISTS (SELECT 1 FROM copies AS c WHERE c.envelope_id = e.envelope_id) LIMIT ?)",
+        (now - ENVELOPES_KEPT_SECONDS, most),
+    ).rowcount
+
+
 async def keep_erasing(ledger: Ledger, clock: Clock, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
     """Erase what is done with and old enough, for ever: a little at a time, so that nobody waits for it."""
     while True:
@@ -159,4 +178,6 @@ async def _erase_all(ledger: Ledger, now: float, pause: Callable[[float], Awaita
     while await ledger.run(lambda connection: forget(connection, now - KEPT_SECONDS, most=4)):
         await pause(_BREATH_SECONDS)
     while await ledger.run(lambda connection: erase(connection, now, most=20)):
+        await pause(_BREATH_SECONDS)
+    while await ledger.run(lambda connection: forget_envelopes(connection, now, most=500)):
         await pause(_BREATH_SECONDS)
