@@ -50,8 +50,8 @@ class Blobstore(Protocol):
     async def get(self, name: str, *, wait: float = 0.0) -> bytes:
         """Return a blob's bytes. Raises BlobMissing, which may only mean "not yet".
 
-        A store that relays waits up to `wait` seconds for a blob that is about to be put, and hands it on as it comes in;
-        others need not.
+        A store that relays waits up to `wait` seconds for a blob that is about to be put, and hands it on as it comes
+        in; others need not.
         """
         ...
 

@@ -11,10 +11,10 @@ import hashlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from isthmus.bridge.blobs.files import MOST_NAME, GrowingBlob, make_header, read_body, read_header
 from isthmus.errors import BlobExists, BlobMissing, Problem
@@ -26,6 +26,7 @@ _BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once: what a p
 _HANDED_BYTES: Final = 256 * 1024  # the same, where somebody reads along
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
 _QUEUED: Final = "q/"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class BlobStore:
             written = await self._write(growing, name, body)
             self._index(Entry(name, site, written, self._clock.now(), digest))
         except FileExistsError:
+            await self._index_found(name)
             return await self._same_again(name, _nothing(), digest)
         finally:
             usage.size -= size
@@ -193,10 +195,10 @@ class BlobStore:
             if written > growing.size:
                 raise Problem(400, "Longer than announced")
             if held >= (_HANDED_BYTES if growing.is_followed else _BATCH_BYTES):
-                await asyncio.to_thread(growing.add, parts)
+                await _to_its_end(growing.add, parts)
                 growing.grew()
                 parts, held = [], 0
-        return await asyncio.to_thread(growing.keep, parts, self._path(name))
+        return await _to_its_end(growing.keep, parts, self._path(name))
 
     async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
         async for _ in body:
@@ -206,7 +208,15 @@ class BlobStore:
             raise BlobExists(name)
         return False
 
+    async def _index_found(self, name: str) -> None:
+        """Index a blob whose file was there first, if whoever put it has not done so yet, or was cancelled."""
+        entry = await asyncio.to_thread(_entry_of, self._path(name))
+        if entry is not None:
+            self._index(entry)
+
     def _index(self, entry: Entry) -> None:
+        if entry.name in self._entries:
+            return
         self._entries[entry.name] = entry
         usage = self._usage_of(entry.site, entry.name)
         usage.size += entry.size
@@ -224,9 +234,7 @@ class BlobStore:
             if path.suffix != ".blob":
                 path.unlink()
                 continue
-            name, site, digest, length = read_header(path)
-            status = path.stat()
-            found.append(Entry(name, site, status.st_size - length, status.st_mtime, digest))
+            found.append(_read_entry(path))
         return found
 
 
@@ -243,6 +251,29 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 async def _just(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+async def _to_its_end(work: Callable[..., T], *arguments: object) -> T:
+    """Do in a thread what holds a file, and wait for it even if this is cancelled."""
+    done = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        raise
+
+
+def _read_entry(path: Path) -> Entry:
+    name, site, digest, length = read_header(path)
+    status = path.stat()
+    return Entry(name, site, status.st_size - length, status.st_mtime, digest)
+
+
+def _entry_of(path: Path) -> Entry | None:
+    try:
+        return _read_entry(path)
+    except FileNotFoundError:
+        return None
 
 
 def _unlink(paths: list[Path]) -> None:
