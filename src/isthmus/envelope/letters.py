@@ -156,11 +156,6 @@ def letter_hash(raw: bytes) -> bytes:
     return hashlib.sha256(raw).digest()
 
 
-def peek_letter(raw: bytes) -> LetterHeader:
-    """Return what a letter says, verifying nothing but its form. Raises SealBroken if it is not a whole letter."""
-    return _parse(raw).header
-
-
 def verify_letter(raw: bytes, *, sender_public: bytes, own: RouterId) -> LetterHeader:
     """Return what a letter to us says, signed by the Router with this pinned key; its body stays closed.
 

@@ -10,7 +10,7 @@ from isthmus.errors import LocalMisuse
 
 QUEUED_PREFIX: Final = "q/"  # of all names of queued delivery
 MAX_COUNTER: Final = 10**12 - 1
-_PREFIX_BYTES: Final = 20
+_PREFIX_BYTES: Final = 20  # nobody finds a mailbox by trying names
 _NAME_CHARACTERS: Final = 40
 _PREFIX: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 

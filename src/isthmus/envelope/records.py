@@ -327,22 +327,18 @@ class RecordOpener:
             self._on_payload(payload)
 
 
-def open_record(
-    record: Buffer, object_id: bytes, secret: bytes, *, hashing: bool = True
-) -> tuple[ObjectMeta, Iterator[bytes]]:
-    """Return what is known of the object in `record`, and its data set, segment by segment as it is asked for.
-
-    Raises SealBroken if the start does not verify; the iterator raises it where the rest does not, or is not all.
-    """
-    view = memoryview(record)
-    return _opened(lambda offset, length: view[offset : offset + length], len(view), object_id, secret, hashing)
-
-
 def open_record_in(
     file: BinaryIO, span: RecordSpan, secret: bytes, *, hashing: bool = True
 ) -> tuple[ObjectMeta, Iterator[bytes]]:
-    """Do as `open_record` for a record in a file, which nobody else moves meanwhile. Holds one segment at a time."""
-    return _opened(_read_in(file, span), span.length, span.object_id, secret, hashing)
+    """Return what is known of the object in a record, and its data set, segment by segment as it is asked for.
+
+    Nobody else moves the file meanwhile; one segment is held at a time. Raises SealBroken if the start does not verify;
+    the iterator raises it where the rest does not, or is not all.
+    """
+    read, reading = _read_in(file, span), _Reading(span.object_id, secret, hashing=hashing)
+    while reading.meta is None:
+        _next_unit(reading, read, span.length)
+    return reading.meta, _payloads(reading, read, span.length)
 
 
 def walk(file: BinaryIO, start: int = 0) -> Iterator[RecordSpan]:
@@ -381,15 +377,6 @@ def _read_in(file: BinaryIO, span: RecordSpan) -> _Read:
         return memoryview(file.read(length))
 
     return read
-
-
-def _opened(
-    read: _Read, length: int, object_id: bytes, secret: bytes, hashing: bool
-) -> tuple[ObjectMeta, Iterator[bytes]]:
-    reading = _Reading(object_id, secret, hashing=hashing)
-    while reading.meta is None:
-        _next_unit(reading, read, length)
-    return reading.meta, _payloads(reading, read, length)
 
 
 def _payloads(reading: _Reading, read: _Read, length: int) -> Iterator[bytes]:

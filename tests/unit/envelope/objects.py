@@ -1,9 +1,11 @@
 """Records and manifests for the tests of queued delivery."""
 
+import io
 import random
+from collections.abc import Iterator
 
 from isthmus.contract.letters import Manifest, ManifestObject, ObjectKind
-from isthmus.envelope.records import ObjectMeta, RecordSealer, object_secret
+from isthmus.envelope.records import ObjectMeta, RecordSealer, RecordSpan, object_secret, open_record_in
 
 SPOOL_SECRET = bytes(range(32))
 
@@ -40,6 +42,13 @@ def record_pieces(number: int, payloads: list[bytes], meta: ObjectMeta | None = 
 
 def make_record(number: int, payloads: list[bytes], meta: ObjectMeta | None = None) -> bytes:
     return b"".join(record_pieces(number, payloads, meta))
+
+
+def open_record(
+    record: bytes, id_: bytes, secret: bytes, *, hashing: bool = True
+) -> tuple[ObjectMeta, Iterator[bytes]]:
+    """Open a record that is a file of its own."""
+    return open_record_in(io.BytesIO(record), RecordSpan(id_, 0, len(record)), secret, hashing=hashing)
 
 
 def random_payloads(seed: int) -> list[bytes]:

@@ -13,6 +13,7 @@ from tests.unit.envelope.objects import (
     make_meta,
     make_record,
     object_id,
+    open_record,
     random_payloads,
     record_pieces,
     secret_of,
@@ -30,7 +31,6 @@ from isthmus.envelope.records import (
     RecordSpan,
     next_record,
     object_secret,
-    open_record,
     open_record_in,
     walk,
 )
@@ -133,7 +133,7 @@ def test_a_segment_of_more_than_a_mebibyte_is_refused_by_its_header() -> None:
 def test_a_buffer_and_a_file_open_alike_and_bytes_after_the_end_are_refused() -> None:
     file = io.BytesIO(b"before" + RECORD + b"after")
     span = RecordSpan(ID, 6, len(RECORD))
-    for meta, payloads in (open_record(memoryview(RECORD), ID, SECRET), open_record_in(file, span, SECRET)):
+    for meta, payloads in (open_record(RECORD, ID, SECRET), open_record_in(file, span, SECRET)):
         assert meta == META
         assert list(payloads) == PAYLOADS
     for _, payloads in (

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, Suite
+from tests.unit.envelope.objects import open_record
 
 from isthmus.contract.documents import DocumentKind, SignedDocument
 from isthmus.contract.letters import LetterKind
@@ -28,7 +29,7 @@ from isthmus.envelope.letters import letter_hash, open_letter, seal_letter
 from isthmus.envelope.mailboxes import envelope_blob_name, letter_name
 from isthmus.envelope.offers import Decision, OfferDraft, make_offer, open_offer
 from isthmus.envelope.prekeys import PrekeyPair
-from isthmus.envelope.records import ObjectMeta, RecordSealer, object_secret, open_record
+from isthmus.envelope.records import ObjectMeta, RecordSealer, object_secret
 from isthmus.envelope.requests import parse_authorization, sign_request, verify_request
 from isthmus.envelope.segments import Opener, Sealer, SegmentType, blob_name, peek_sequence
 from isthmus.errors import SealBroken

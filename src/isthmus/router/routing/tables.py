@@ -8,13 +8,13 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
 from isthmus.contract.documents import DocumentKind, GrantedDevice, Prekey, SignedDocument, Statement, Titles
 from isthmus.contract.rest import Network
 from isthmus.envelope.identity import RouterId
+from isthmus.envelope.mailboxes import new_prefix
 from isthmus.errors import Untrusted
 from isthmus.kit.clock import Clock
 from isthmus.kit.names import AETitle, SiteName
@@ -28,7 +28,6 @@ from isthmus.router.routing.store import Store
 
 _log = structlog.get_logger()
 
-_MAILBOX_BYTES: Final = 20  # as hexadecimal digits: nobody finds a mailbox by trying names
 
 Alert = Callable[[str, str], None]
 """Told of what should not have happened: the site that it is about, and a sentence."""
@@ -161,7 +160,7 @@ class Tables:
         return prefix
 
     def _new_mailbox(self, router_id: RouterId) -> str:
-        prefix = secrets.token_hex(_MAILBOX_BYTES)
+        prefix = new_prefix(secrets.token_bytes)
         self._store.save_mailbox(router_id, prefix)
         self.mailboxes[router_id] = prefix
         return prefix

@@ -7,10 +7,9 @@ A copy for a device of ours has no site. The functions that take a connection ru
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from isthmus.contract.letters import Receipt, ReceiptState
-from isthmus.router.queued.ledger.database import Ledger
 from isthmus.router.queued.ledger.records import CopyState
 
 JOURNAL: Final = "deliveries.log"
@@ -25,15 +24,6 @@ BARRIER_OPEN: Final = (  # no value is ever put into the text of a statement her
 )
 """Condition on `copies AS c`: a request for storage commitment goes only when all that its sender queued before it is
 delivered, held or cancelled."""
-
-
-class Barred(Protocol):
-    """What `barrier_open` asks of a copy."""
-
-    @property
-    def copy_id(self) -> int:
-        """Its number; earlier copies have smaller ones."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +112,6 @@ _WAITING: Final = (
 _COPIES: Final = _WAITING + " AND c.destination = ?"
 _COPY: Final = _WAITING + " AND c.copy_id = ?"
 _DUE: Final = _COPIES + " AND (c.next_try <= ? OR c.next_try > ?) AND " + BARRIER_OPEN
-_ASK_BARRIER: Final = "SELECT 1 FROM copies AS c WHERE c.copy_id = ? AND " + BARRIER_OPEN  # noqa: S608 - constants only
 _ORDER: Final = " ORDER BY c.priority DESC, c.copy_id LIMIT ?"
 
 
@@ -251,15 +240,6 @@ def save_destination(connection: sqlite3.Connection, state: DestinationState) ->
         "REPLACE INTO destinations (title, down, since, next_probe, failures, reason) VALUES (?, ?, ?, ?, ?, ?)",
         (state.title, state.down, state.since, state.next_probe, state.failures, state.reason),
     )
-
-
-async def barrier_open(ledger: Ledger, copy: Barred) -> bool:
-    """Return whether a copy may go: a request for storage commitment waits for all that its sender queued before it."""
-
-    def ask(connection: sqlite3.Connection) -> bool:
-        return connection.execute(_ASK_BARRIER, (copy.copy_id,)).fetchone() is not None
-
-    return await ledger.read(ask)
 
 
 def _copy(row: Sequence[Any]) -> DueCopy:

@@ -41,10 +41,6 @@ class Room:
         with self._lock:
             self._used += size
 
-    def is_there(self, size: int = 0) -> bool:
-        """Return whether `size` bytes more may be kept."""
-        return not self._lack(size)
-
     def demand(self, size: int = 0) -> None:
         """Do nothing if `size` bytes more may be kept. Raises NoRoom with what is full."""
         if lack := self._lack(size):

@@ -406,14 +406,10 @@ async def test_a_commitment_request_waits_for_all_before_it_and_for_nothing_afte
         await until(lambda: len(bench.archive.got) == 4)
         await bench.settle()
         assert sorted(bench.archive.got) == sorted([*first, *other, *later])
-        blocked = (await bench.rows("copy_id", kind="commit", calling="NORTH_CT"))[0]
-        row = type("Row", (), {"copy_id": blocked})()
-        assert not await deliveries.barrier_open(bench.ledger, row)
         fails.clear()
         await bench.pass_time(130)
         await bench.all_are(CopyState.DELIVERED)
         assert bench.archive.got[-2:] == [first[1], *request]
-        assert await deliveries.barrier_open(bench.ledger, row)
 
 
 async def test_a_commitment_request_after_an_outage_of_two_hours_reaches_the_archive_behind_its_objects(

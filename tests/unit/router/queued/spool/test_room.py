@@ -27,7 +27,7 @@ def test_a_quota_counts_what_the_spool_holds(tmp_path: Path, disk: list[int]) ->
     room = Room(tmp_path, FakeClock(), quota=500)
     room.demand(500)
     room.add(400)
-    assert room.is_there(100)
+    room.demand(100)
     with pytest.raises(NoRoom, match="400 of 500"):
         room.demand(101)
     room.add(-400)
@@ -44,12 +44,13 @@ def test_without_a_quota_two_gibibytes_of_the_disk_stay_free(tmp_path: Path, dis
 def test_the_disk_is_looked_at_again_after_a_second(tmp_path: Path, disk: list[int]) -> None:
     clock = FakeClock()
     room = Room(tmp_path, clock)
-    assert room.is_there()
+    room.demand()
     disk.append(FLOOR_BYTES - 1)
     clock.advance(0.5)
-    assert room.is_there()
+    room.demand()
     clock.advance(0.5)
-    assert not room.is_there()
+    with pytest.raises(NoRoom):
+        room.demand()
     disk.append(FLOOR_BYTES)
     clock.advance(1)
     room.demand()
