@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from isthmus.cli import show
-from isthmus.cli.call import call
+from isthmus.cli.call import call, call_running
 from isthmus.cli.options import AsJson, Data, Part
 from isthmus.errors import OperatorError
 
@@ -84,6 +84,31 @@ def remove(site: str, /, *, data: Data = None) -> None:
     """
     call(data, Part.ROUTER, "site_remove", site=site)
     print(f"{site} is no longer accepted here. Its grants are kept, and hold again if it is accepted again.")
+
+
+@app.command(name="renew-mailbox")
+def renew_mailbox(site: str, /, *, data: Data = None, as_json: AsJson = False) -> None:
+    """Have a site leave its letters in a new mailbox: after one of them could not be believed, or a ledger was lost.
+
+    An alert says so: a letter is not read, nor any after it. Nothing is lost: what was not acknowledged is
+    sealed anew, and read from the first letter on. The Router must run.
+
+    ```
+    isthmus site renew-mailbox north
+    ```
+
+    Args:
+        site: the site whose letters are not read here.
+    """
+    row = call_running(data, Part.ROUTER, "site_renew_mailbox", site=site)
+    if as_json:
+        return show.as_json(row)
+    print(f"{site} leaves its letters in a new mailbox as soon as its Router has heard of it.")
+    if not row["online"]:
+        print("It is offline now.")
+    for alert in row["alerts"]:
+        print(f"{site}: {alert}")
+    return None
 
 
 @app.command

@@ -28,6 +28,7 @@ from isthmus.router.control.administration import Administration
 from isthmus.router.control.api import Control
 from isthmus.router.control.mirror_operations import MirrorOperations
 from isthmus.router.control.operations import LiveOperations
+from isthmus.router.control.post_operations import PostOperations
 from isthmus.router.control.queue_operations import Bells, QueueOperations
 from isthmus.router.keys import Keys, read_membership
 from isthmus.router.lan.listener import LanListener
@@ -157,8 +158,9 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         mirror_operations = MirrorOperations(queue.mirror, administration, audit)
         bells = Bells(deliver=queue.dispatcher.wake, post=queue.post.connected)
         queue_operations = QueueOperations(queue.spool, queue.sealer, directory, audit, clock, bells)
-        for table in (operations.table(), mirror_operations.table(), queue_operations.table()):
-            for name, operation in table.items():
+        post_operations = PostOperations(queue.post, administration, audit)
+        for offered in (operations, mirror_operations, queue_operations, post_operations):
+            for name, operation in offered.table().items():
                 control.register(name, operation)
         address = await stack.enter_async_context(control.serving(config.console))
         stack.push_async_callback(live.drain, config.limits.drain_seconds)

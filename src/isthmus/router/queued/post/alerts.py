@@ -1,6 +1,6 @@
 """What a person should look at, told once each, and gone when it is over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 MOST: Final = 1000
@@ -29,11 +29,6 @@ class Alerts:
         """This is over."""
         self._standing.pop((site, matter), None)
 
-    def of(self, site: str) -> list[str]:
-        """Return what stands about a site."""
-        return [text for (of_site, _), text in self._standing.items() if of_site == site]
-
-    @property
-    def all(self) -> list[tuple[str, str]]:
-        """Every standing alert: site and sentence."""
-        return [(site, text) for (site, _), text in self._standing.items()]
+    def of(self, site: str, matters: Collection[str]) -> list[str]:
+        """Return what stands about a site in these matters."""
+        return [text for (of, matter), text in self._standing.items() if of == site and matter in matters]

@@ -34,6 +34,7 @@ LOOK_SECONDS: Final = 60.0
 _MOST_LOOK_SECONDS: Final = 300.0
 GRACE_SECONDS: Final = 30.0
 """How long a letter may be missing of which a later one is there: stores take their time to show what was put."""
+RENEW: Final = "isthmus site renew-mailbox"
 _TRANSIENT: Final = 2  # result of an A-ASSOCIATE-RJ
 _MOST_AHEAD: Final = 8  # letters that are asked for at once
 _MOST_EARLY: Final = 64  # letters that came with their doorbell before their turn
@@ -242,7 +243,10 @@ class Inbox:
             later = await self._get_quietly(reader, counter + 1)
         if later is not None and self._is_later(router_id, later, counter):
             self._core.alerts.raise_(
-                site, "withheld", f"letter {counter} of site {site} is missing, though later ones are there"
+                site,
+                "withheld",
+                f"letter {counter} of site {site} is missing, though later ones are there; if that stays so, {RENEW}"
+                f" {site} mends it",
             )
         await ask_for(self._core, router_id, counter)
         reader.announced = counter if later is not None else 0
@@ -272,7 +276,9 @@ class Inbox:
             if tell:
                 why = "it is not understood" if isinstance(error, ValueError) else str(error)
                 self._core.alerts.raise_(
-                    site, "mailbox", f"letter {counter} of site {site} is not read, nor any after it: {why}"
+                    site,
+                    "mailbox",
+                    f"letter {counter} of site {site} is not read, nor any after it: {why}; {RENEW} {site} mends that",
                 )
             return False
         refused = "" if not isinstance(opened.content, Manifest) else self._refused(router_id, opened.content)
@@ -369,7 +375,10 @@ class Inbox:
         site, router_id, content = reader.acceptance.site, reader.acceptance.router_id, opened.content
         if not outcome.truthful:
             self._core.alerts.raise_(
-                site, "acknowledged", f"site {site} has read letters that are not written: was this Router restored?"
+                site,
+                "acknowledged",
+                f"site {site} has read letters that are not written: was this Router, or its ledger, lost? Then each of"
+                f" the two sites needs {RENEW}",
             )
         if outcome.names:
             self._tasks.spawn(self._letters.acknowledged(router_id, outcome.names), name="delete read letters")

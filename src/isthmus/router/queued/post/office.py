@@ -147,7 +147,8 @@ class Post:
                 old = outgoing.ack_tag(self.core.directory.mailboxes.get(row.router_id))
                 while outgoing.ack_tag(self.core.directory.renew_mailbox(RouterId(row.router_id))) == old:
                     pass  # acknowledgements in the old mailbox must not pass for some in the new
-                self.core.alerts.clear(site, "mailbox")
+                for matter in ("mailbox", "withheld"):
+                    self.core.alerts.clear(site, matter)
                 return
         raise OperatorError(f"site {site} is not accepted", hint="see isthmus site list")
 
