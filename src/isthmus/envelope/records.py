@@ -37,6 +37,7 @@ _STREAM_NAME: Final = b"object"
 _FINAL: Final = struct.Struct(">QQ32s")
 
 _SEARCH_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 1024 * 1024  # of a record at once
 _UID: Final = "[0-9.]{1,64}"
 
 Buffer = bytes | bytearray | memoryview
@@ -332,7 +333,7 @@ def open_record_in(
 ) -> tuple[ObjectMeta, Iterator[bytes]]:
     """Return what is known of the object in a record, and its data set, segment by segment as it is asked for.
 
-    Nobody else moves the file meanwhile; one segment is held at a time. Raises SealBroken if the start does not verify;
+    Nobody else moves the file meanwhile; a megabyte, or a segment, is held at a time. Raises SealBroken if the start does not verify;
     the iterator raises it where the rest does not, or is not all.
     """
     read, reading = _read_in(file, span), _Reading(span.object_id, secret, hashing=hashing)
@@ -372,9 +373,15 @@ _Read = Callable[[int, int], memoryview]
 
 
 def _read_in(file: BinaryIO, span: RecordSpan) -> _Read:
+    """Return what reads a record, forwards: some megabyte at a time is read from the file, and held."""
+    held, start = memoryview(b""), 0
+
     def read(offset: int, length: int) -> memoryview:
-        file.seek(span.offset + offset)
-        return memoryview(file.read(length))
+        nonlocal held, start
+        if offset < start or offset + length > start + len(held):
+            file.seek(span.offset + offset)
+            held, start = memoryview(file.read(min(max(length, _READ_BYTES), span.length - offset))), offset
+        return held[offset - start : offset - start + length]
 
     return read
 

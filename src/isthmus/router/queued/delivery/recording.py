@@ -7,6 +7,7 @@ After a power cut the ledger alone counts; it is some commits behind, never more
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sqlite3
@@ -26,6 +27,8 @@ _log = structlog.get_logger()
 
 MOST_BEHIND: Final = 200
 """Objects that the ledger may be behind; whoever has more to record waits."""
+GATHER_SECONDS: Final = 0.25
+"""For which what ended waits for more to share its commit: the journal has it."""
 AGAIN_SECONDS: Final = 5.0
 _ROTATE_BYTES: Final = 1 << 20
 
@@ -141,6 +144,7 @@ class Recorder:
         self._waiting: list[Outcome] = []
         self._writing: list[Outcome] = []
         self._some = asyncio.Event()
+        self._many = asyncio.Event()
         self._fewer = asyncio.Event()
         self._fewer.set()
 
@@ -178,6 +182,8 @@ class Recorder:
             _log.error("the journal of deliveries cannot be written", reason=str(trouble))
         self._waiting.append(outcome)
         self._some.set()
+        if len(self._waiting) >= MOST_BEHIND // 2:
+            self._many.set()
         self._count()
 
     async def room(self) -> None:
@@ -192,6 +198,9 @@ class Recorder:
         """Write for ever. What cannot be written is tried again; nothing is forgotten meanwhile."""
         while True:
             await self._some.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._many.wait()
             try:
                 await self.flush()
             except (NoRoom, SpoolFailed) as trouble:
@@ -201,6 +210,7 @@ class Recorder:
     async def flush(self) -> None:
         """Write what waits. Raises NoRoom or SpoolFailed; then it goes on waiting."""
         self._some.clear()
+        self._many.clear()
         outcomes, self._waiting = self._waiting, []
         self._writing = outcomes
         try:

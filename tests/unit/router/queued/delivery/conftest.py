@@ -9,13 +9,17 @@ from tests.unit.router.conftest import Home, OtherSite
 from tests.unit.router.queued.delivery.bench import Archive, Bench, Objects
 
 from isthmus.kit.tasks import Tasks
+from isthmus.router.queued.delivery import recording
 from isthmus.router.queued.delivery.destinations import Means
 from isthmus.router.queued.delivery.dispatcher import Dispatcher
 from isthmus.router.queued.ledger.database import Ledger
 
 
 @pytest.fixture
-async def bench(home: Home, north: OtherSite, pacs: None, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(
+    home: Home, north: OtherSite, pacs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(recording, "GATHER_SECONDS", 0.0)  # time passes here only when it is told to
     ledger = Ledger.open(tmp_path / "ledger.db")
     ledger._connection.execute("PRAGMA synchronous = OFF")
     tasks = Tasks("test")

@@ -1,7 +1,10 @@
 """The ledger: what a call returned is durable, a call that fails undoes only itself, and one commit serves many."""
 
 import asyncio
+import contextlib
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,16 +30,18 @@ def titles(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute("SELECT title FROM destinations ORDER BY title")]
 
 
-def seen_from_outside(ledger: Ledger) -> list[str]:
-    with sqlite3.connect(f"{ledger.path.as_uri()}?mode=ro", uri=True) as connection:
-        found = titles(connection)
-    connection.close()
-    return found
+def seen_after_a_crash(ledger: Ledger) -> list[str]:
+    """Return the titles in a copy of the files as they are now: nobody else may open the ledger itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ledger.path.parent.glob("ledger.db*"):
+            shutil.copy(path, folder)
+        with contextlib.closing(sqlite3.connect(Path(folder) / ledger.path.name)) as connection:
+            return titles(connection)
 
 
 async def test_what_a_call_wrote_is_in_the_file_when_it_returns(ledger: Ledger) -> None:
     await ledger.run(lambda connection: insert(connection, "PACS"))
-    assert seen_from_outside(ledger) == ["PACS"]
+    assert seen_after_a_crash(ledger) == ["PACS"]
 
 
 async def test_calls_that_wait_together_share_one_commit(ledger: Ledger) -> None:
@@ -55,7 +60,7 @@ async def test_calls_that_wait_together_share_one_commit(ledger: Ledger) -> None
     loop.call_soon(gate.set)
     await waiting
     assert statements.count("COMMIT") == 1
-    assert len(seen_from_outside(ledger)) == 50
+    assert len(seen_after_a_crash(ledger)) == 50
 
 
 async def test_a_call_that_fails_undoes_only_what_it_did_itself(ledger: Ledger) -> None:
@@ -70,13 +75,19 @@ async def test_a_call_that_fails_undoes_only_what_it_did_itself(ledger: Ledger) 
         return_exceptions=True,
     )
     assert isinstance(results[1], ValueError)
-    assert seen_from_outside(ledger) == ["A", "B"]
+    assert seen_after_a_crash(ledger) == ["A", "B"]
 
 
 async def test_a_row_that_is_there_already_is_the_callers_error(ledger: Ledger) -> None:
     await ledger.run(lambda connection: insert(connection, "A"))
     with pytest.raises(sqlite3.IntegrityError):
         await ledger.run(lambda connection: insert(connection, "A"))
+
+
+async def test_nobody_else_can_open_the_ledger_while_it_is_in_use(ledger: Ledger) -> None:
+    await ledger.run(lambda connection: insert(connection, "PACS"))
+    with contextlib.closing(sqlite3.connect(ledger.path, timeout=0)) as other, pytest.raises(sqlite3.OperationalError):
+        titles(other)
 
 
 async def test_a_full_disk_is_said_and_the_ledger_stays_usable(tmp_path: Path) -> None:
@@ -94,7 +105,7 @@ async def test_a_full_disk_is_said_and_the_ledger_stays_usable(tmp_path: Path) -
     assert await ledger.read(titles) == ["BEFORE"]
     await ledger.run(lambda connection: limit(connection, 1_000_000))
     await ledger.run(lambda connection: insert(connection, "LATER"))
-    assert seen_from_outside(ledger) == ["BEFORE", "LATER"]
+    assert seen_after_a_crash(ledger) == ["BEFORE", "LATER"]
     assert broken == []
     await ledger.close()
 
@@ -102,19 +113,21 @@ async def test_a_full_disk_is_said_and_the_ledger_stays_usable(tmp_path: Path) -
 async def test_a_commit_that_fails_is_everybodys_failure_and_the_next_one_works(tmp_path: Path) -> None:
     broken: list[sqlite3.Error] = []
     ledger = Ledger.open(tmp_path / "ledger.db", on_broken=broken.append)
-    await ledger.run(lambda connection: connection.execute("PRAGMA busy_timeout = 0") and None)
-    other = sqlite3.connect(ledger.path, isolation_level=None)
-    other.execute("BEGIN")
-    other.execute("SELECT * FROM destinations").fetchall()  # a reader from outside: nobody can commit meanwhile
+    allowed = False
+
+    def judge(action: int, operation: str | None, *_: object) -> int:
+        ends = action == sqlite3.SQLITE_TRANSACTION and operation == "COMMIT"
+        return sqlite3.SQLITE_DENY if ends and not allowed else sqlite3.SQLITE_OK
+
+    ledger._connection.set_authorizer(judge)
     results = await asyncio.gather(
         *(ledger.run(lambda connection, t=t: insert(connection, t)) for t in "AB"),  # type: ignore[misc]  # binds t
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [SpoolFailed, SpoolFailed]
-    other.execute("COMMIT")
-    other.close()
+    allowed = True
     await ledger.run(lambda connection: insert(connection, "C"))
-    assert seen_from_outside(ledger) == ["C"]
+    assert seen_after_a_crash(ledger) == ["C"]
     assert broken
     await ledger.close()
 
@@ -123,7 +136,7 @@ async def test_what_waits_at_closing_is_still_done(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger.db")
     waiting = asyncio.gather(*(ledger.run(lambda connection, n=n: insert(connection, str(n))) for n in range(9)))  # type: ignore[misc]  # binds n
     await asyncio.gather(waiting, ledger.close())
-    assert len(seen_from_outside(ledger)) == 9
+    assert len(seen_after_a_crash(ledger)) == 9
     with pytest.raises(SpoolFailed, match="closed"):
         await ledger.run(titles)
 
@@ -164,4 +177,4 @@ async def test_a_commit_survives_a_power_cut(ledger: Ledger) -> None:
             connection.execute("PRAGMA synchronous").fetchone()[0],
         )
 
-    assert await ledger.read(pragmas) == ("persist", 3)
+    assert await ledger.read(pragmas) == ("wal", 2)

@@ -88,7 +88,7 @@ async def test_a_ledger_that_lags_is_completed(home: Home, tmp_path: Path) -> No
         for number in (1, 2):
             await home.store(bundle, CONTENTS[number], number)
         after = home.cut_power(tmp_path / "after")
-    for name in ("ledger.db", "ledger.db-journal"):  # the bundle is newer than the ledger
+    for name in ("ledger.db", "ledger.db-wal"):  # the bundle is newer than the ledger
         (after.folder / name).write_bytes((before.folder / name).read_bytes())
     async with after.running() as spool:
         assert await contents(spool) == CONTENTS

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from isthmus.router.queued.spool.room import FLOOR_BYTES, Room
+from isthmus.router.queued.spool.room import Room, RoomState
 from isthmus.router.queued.trouble import NoRoom
+from isthmus.router.routing.records import SPOOL_FLOOR
 from isthmus.testing.clock import FakeClock
 
 
@@ -18,7 +19,7 @@ class Usage(NamedTuple):
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What is free on the disk: the last number."""
-    free = [FLOOR_BYTES + 1000]
+    free = [SPOOL_FLOOR + 1000]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free[-1]))
     return free
 
@@ -45,12 +46,28 @@ def test_the_disk_is_looked_at_again_after_a_second(tmp_path: Path, disk: list[i
     clock = FakeClock()
     room = Room(tmp_path, clock)
     room.demand()
-    disk.append(FLOOR_BYTES - 1)
+    disk.append(SPOOL_FLOOR - 1)
     clock.advance(0.5)
     room.demand()
     clock.advance(0.5)
     with pytest.raises(NoRoom):
         room.demand()
-    disk.append(FLOOR_BYTES)
+    disk.append(SPOOL_FLOOR)
     clock.advance(1)
     room.demand()
+
+
+def test_other_limits_hold_at_once_and_it_is_said_how_things_stand(tmp_path: Path, disk: list[int]) -> None:
+    room = Room(tmp_path, FakeClock(), quota=500)
+    room.add(600)
+    with pytest.raises(NoRoom, match="600 of 500") as refused:
+        room.demand()
+    assert "--spool-quota" in refused.value.hint
+    assert "600 of 500" in room.state().lack
+    room.limit(quota=700, floor=1000)
+    room.demand(100)
+    assert room.state() == RoomState(used=600, quota=700, free=SPOOL_FLOOR + 1000, floor=1000, lack="")
+    room.limit(quota=None, floor=SPOOL_FLOOR + 1001)
+    with pytest.raises(NoRoom, match="are to stay so"):
+        room.demand()
+    assert (room.state().quota, room.used) == (None, 600)
