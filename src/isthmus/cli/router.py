@@ -152,6 +152,9 @@ def status(*, data: Data = None, as_json: AsJson = False) -> None:
     if not answer.pop("running"):
         print("This Router is stopped: isthmus router run starts it.\n")
     alerts = answer.pop("alerts", {})
+    if spool := answer.pop("spool", None):
+        answer["spool"] = {name: show.size(spool[name]) for name in ("used", "free", "floor")}
+        answer["spool"] |= {"quota": _quota(spool["quota"]), "full": spool["lack"] or None}
     answer["router_id"] = answer.pop("spoken")
     show.facts(show.flat(answer))
     for site, texts in alerts.items():
@@ -167,6 +170,8 @@ def settings(
     open_returns: bool | None = None,
     audit_days: int | None = None,
     idle_minutes: int | None = None,
+    spool_quota: Annotated[str | None, Parameter(metavar="SIZE")] = None,
+    spool_floor: Annotated[str | None, Parameter(metavar="SIZE")] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -175,6 +180,7 @@ def settings(
     ```
     isthmus router settings
     isthmus router settings --audit-days 3650
+    isthmus router settings --spool-quota 200GB --spool-floor 5GB
     ```
 
     Args:
@@ -183,12 +189,17 @@ def settings(
         audit_days: how long audit rows are kept.
         idle_minutes: how long nothing may pass in an association, either way, before it is aborted; 0 for ever. Holds
             for associations that begin from then on.
+        spool_quota: most that queued objects may fill: 1GB or more, or 0 for what the disk has. Beyond it senders hear
+            a passing trouble, and nothing is fetched. A running Router keeps to it at once; what is there stays.
+        spool_floor: what queued objects leave free of their disk, 500MB at the least.
     """
     given = {
         "ignore_title_case": ignore_title_case,
         "open_returns": open_returns,
         "audit_days": audit_days,
         "idle_minutes": idle_minutes,
+        "spool_quota": spool_quota,
+        "spool_floor": spool_floor,
     }
     if any(value is not None for value in given.values()):
         answer = call(data, Part.ROUTER, "setting_set", **given)
@@ -196,5 +207,10 @@ def settings(
         answer = call(data, Part.ROUTER, "setting_list")
     if as_json:
         return show.as_json(answer)
+    answer |= {"spool_quota": _quota(answer["spool_quota"]), "spool_floor": show.size(answer["spool_floor"])}
     show.facts(show.flat(answer))
     return None
+
+
+def _quota(size: int | None) -> str:
+    return show.size(size) if size else "what the disk has"

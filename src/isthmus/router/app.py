@@ -154,7 +154,9 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         administration = Administration(store, directory, keys, audit, clock)
         administration.listening(dicom)
         control = Control(folder, administration, metrics)
-        operations = LiveOperations(live, administration, sync, Echo(live, opening), dicom, dicom_tls)
+        operations = LiveOperations(
+            live, administration, sync, Echo(live, opening), dicom, dicom_tls, room=queue.spool.room
+        )
         mirror_operations = MirrorOperations(queue.mirror, administration, audit)
         bells = Bells(deliver=queue.dispatcher.wake, post=queue.post.connected)
         queue_operations = QueueOperations(queue.spool, queue.sealer, directory, audit, clock, bells)

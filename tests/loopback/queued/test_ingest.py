@@ -229,14 +229,14 @@ async def test_without_room_associations_are_refused_for_now_objects_too_and_liv
         async with calling(queue.site.port) as wire:
             await wire.associate("PACS", "WS")
             assert await store(wire, DATA_SET, 1) == 0
-            queue.spool.room.quota = 0
+            queue.spool.room.limit(quota=0, floor=0)
             assert await store(wire, DATA_SET, 2) == 0xA700
             async with calling(queue.site.port) as other:
                 assert await other.associate("PACS", "WS") == associate_rj(2, 3, 2)
-            queue.spool.room.quota = None
+            queue.spool.room.limit(quota=None, floor=0)
             assert await store(wire, DATA_SET, 3) == 0
             await wire.release()
-        queue.spool.room.quota = 0
+        queue.spool.room.limit(quota=0, floor=0)
         queue.choose("PACS", DeliveryMode.LIVE)
         async with calling(queue.site.port) as wire:
             await wire.associate("PACS", "WS")

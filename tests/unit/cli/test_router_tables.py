@@ -126,6 +126,15 @@ def test_settings_are_shown_and_changed(shell: Shell) -> None:
     assert (changed["audit_days"], changed["open_returns"]) == (3650, False)
 
 
+def test_the_room_of_the_spool_is_set_in_sizes_and_shown_in_them(shell: Shell) -> None:
+    assert "what the disk has" in shell("router settings")
+    shown = shell("router settings --spool-quota 200GB --spool-floor 5GiB")
+    assert "200.0 GB" in shown
+    assert "5.4 GB" in shown
+    assert json.loads(shell("router settings --json"))["spool_quota"] == 200_000_000_000
+    assert "500MB, 200GB" in shell("router settings --spool-quota plenty", status=1)
+
+
 def test_every_change_is_in_the_audit(shell: Shell) -> None:
     shell("device add PACS@192.0.2.20:104")
     shell("grant add PACS --site south --services echo")

@@ -20,6 +20,7 @@ from isthmus.errors import OperatorError
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.files import folder_lock
 from isthmus.kit.names import AETitle, HostPort, SiteName
+from isthmus.kit.sizes import parse_size
 from isthmus.router.audit import Audit
 from isthmus.router.control import views
 from isthmus.router.control.delivery_administration import DeliveryAdministration
@@ -68,6 +69,9 @@ OPERATIONS: Final = frozenset(
     }
 )
 T = TypeVar("T")
+_LEAST_QUOTA: Final = 10**9
+_LEAST_FLOOR: Final = 500 * 10**6  # for the ledger, and for what is written between two looks at the disk
+_MOST_BYTES: Final = 10**18
 _LONGEST_TIMEOUT: Final = 3600.0  # seconds: an operator who types milliseconds is told so
 
 
@@ -287,19 +291,27 @@ class Administration(DeliveryAdministration):
         open_returns: bool | None = None,
         audit_days: int | None = None,
         idle_minutes: int | None = None,
+        spool_quota: str | None = None,
+        spool_floor: str | None = None,
     ) -> dict[str, Any]:
-        """Change what is given of the settings; return all of them."""
+        """Change what is given of the settings; return all of them. Sizes as people type them."""
         given = {
             "ignore_title_case": ignore_title_case,
             "open_returns": open_returns,
             "audit_days": audit_days,
             "idle_minutes": idle_minutes,
+            "spool_quota": None if spool_quota is None else in_field("spool_quota", parse_size, spool_quota),
+            "spool_floor": None if spool_floor is None else in_field("spool_floor", parse_size, spool_floor),
         }
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if audit_days is not None and audit_days < 30:
             raise FieldError("audit_days", "audit rows are kept for 30 days at least")
         if idle_minutes is not None and idle_minutes != 0 and not 5 <= idle_minutes <= 525_600:
             raise FieldError("idle_minutes", "an association may be idle for 5 minutes to a year, or with 0 for ever")
+        if not (changes.get("spool_quota", 0) == 0 or _LEAST_QUOTA <= changes["spool_quota"] <= _MOST_BYTES):
+            raise FieldError("spool_quota", "queued objects get 1 GB at the least, or with 0 what the disk has")
+        if not _LEAST_FLOOR <= changes.get("spool_floor", _LEAST_FLOOR) <= _MOST_BYTES:
+            raise FieldError("spool_floor", "queued objects leave 500 MB of the disk free at the least")
         if ignore_title_case and not self._directory.settings.ignore_title_case:
             folded = [device.title.casefold() for device in self._directory.devices]
             if len(set(folded)) < len(folded):

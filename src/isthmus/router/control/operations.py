@@ -9,6 +9,7 @@ from isthmus.kit.names import AETitle, HostPort
 from isthmus.router.control.administration import Administration
 from isthmus.router.live.echo import Echo, EchoResult
 from isthmus.router.live.registry import Live
+from isthmus.router.queued.spool.room import Room
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.records import LocalDevice
 from isthmus.router.sync import Sync
@@ -27,6 +28,7 @@ class LiveOperations:
         echo: Echo,
         dicom: HostPort,
         dicom_tls: HostPort | None,
+        room: Room,
     ) -> None:
         self._live = live
         self._directory = live.core.directory
@@ -35,6 +37,7 @@ class LiveOperations:
         self._echo = echo
         self._dicom = dicom
         self._dicom_tls = dicom_tls
+        self._room = room
 
     def table(self) -> Mapping[str, Operation]:
         """Return the operations by name."""
@@ -87,7 +90,7 @@ class LiveOperations:
         return _as_json(await self._echo.of_device(found, title))
 
     async def status(self) -> dict[str, Any]:
-        """Return who this Router is, where it listens, whether the Bridge answers, and what it relays."""
+        """Return who this Router is, where it listens, whether the Bridge answers, what it relays and keeps."""
         status = self._administration.status()
         bridge = {
             "url": status["bridge"],
@@ -103,6 +106,7 @@ class LiveOperations:
             "bridge": bridge,
             "sessions": len(self._live.sessions),
             "paused": self._live.paused,
+            "spool": dataclasses.asdict(self._room.state()),
         }
 
     async def pause(self, paused: bool = True) -> dict[str, Any]:

@@ -118,7 +118,15 @@ async def _open_spool(folder: Path, live: Live, stack: contextlib.AsyncExitStack
     ledger = Ledger.open(ledger_file)
     stack.push_async_callback(ledger.close)
     sealer = StudySealer(secret)
-    spool = Spool(place, secret, ledger, core.clock, Room(place, core.clock), core.random, study=StudyBook(sealer))
+    room = Room(place, core.clock)
+
+    def limit() -> None:
+        settings = core.directory.settings
+        room.limit(quota=settings.spool_quota or None, floor=settings.spool_floor)
+
+    limit()
+    core.directory.on_change(limit)
+    spool = Spool(place, secret, ledger, core.clock, room, core.random, study=StudyBook(sealer))
     await recover(spool)
     return spool, sealer
 

@@ -293,6 +293,10 @@ class UnknownCaller:
     last: float
 
 
+SPOOL_FLOOR: Final = 2 * 1024**3
+"""Bytes of the disk that queued objects leave free, unless somebody sets it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What holds for the whole Router.
@@ -302,12 +306,16 @@ class Settings:
         open_returns: whether a C-MOVE or N-ACTION of ours lets its answers in.
         audit_days: how long audit rows are kept.
         idle_minutes: how long nothing may pass either way before a new association is aborted; 0 for ever.
+        spool_quota: most bytes of queued objects that are kept here; 0: what the disk has.
+        spool_floor: bytes of its disk that they leave free.
     """
 
     ignore_title_case: bool = False
     open_returns: bool = True
     audit_days: int = 730
     idle_minutes: int = 1440
+    spool_quota: int = 0
+    spool_floor: int = SPOOL_FLOOR
 
     @property
     def idle_seconds(self) -> float | None:

@@ -74,6 +74,26 @@ def test_an_association_may_be_idle_for_a_day_unless_it_is_set(home: Any) -> Non
             home.administration.setting_set(idle_minutes=wrong)
 
 
+def test_the_spool_gets_what_an_operator_gives_it_and_keeps_it_over_a_restart(home: Any) -> None:
+    assert (home.directory.settings.spool_quota, home.directory.settings.spool_floor) == (0, 2 * 1024**3)
+    home.administration.setting_set(spool_quota="200GB", spool_floor="5 GiB")
+    assert home.restarted().settings.spool_quota == 200 * 10**9
+    home.administration.setting_set(spool_quota="0")
+    assert (home.directory.settings.spool_quota, home.directory.settings.spool_floor) == (0, 5 * 1024**3)
+    for field, wrong, why in (
+        ("spool_quota", "999MB", "1 GB at the least"),
+        ("spool_quota", "9999999TB", "1 GB at the least"),
+        ("spool_quota", "much", "no size"),
+        ("spool_floor", "0", "500 MB"),
+        ("spool_floor", "499MB", "500 MB"),
+        ("spool_floor", "-1", "no size"),
+    ):
+        with pytest.raises(FieldError, match=why) as refused:
+            home.administration.setting_set(**{field: wrong})
+        assert refused.value.field == field
+    assert home.directory.settings.spool_floor == 5 * 1024**3
+
+
 def test_a_network_title_of_another_site_is_refused_with_the_choices(home: Any, north: Any) -> None:
     home.administration.device_add("WS@192.0.2.30:104")
     home.shows(north.entry())

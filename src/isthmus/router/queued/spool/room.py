@@ -2,14 +2,33 @@
 
 import shutil
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from isthmus.kit.clock import Clock
 from isthmus.router.queued.trouble import NoRoom
+from isthmus.router.routing.records import SPOOL_FLOOR
 
-FLOOR_BYTES: Final = 2 * 1024**3
 _LOOK_SECONDS: Final = 1.0  # at a gigabyte a second half the floor is used up before the next look
+
+
+@dataclass(frozen=True, slots=True)
+class RoomState:
+    """How things stand, in bytes.
+
+    Attributes:
+        used: in the spool's files.
+        quota: most that they may have; None: what the disk has.
+        free: on the disk, `floor` of which is to stay so.
+        lack: why nothing more is taken; empty if something is.
+    """
+
+    used: int
+    quota: int | None
+    free: int
+    floor: int
+    lack: str
 
 
 class Room:
@@ -21,9 +40,9 @@ class Room:
         floor: bytes that stay free on the disk.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, quota: int | None = None, floor: int = FLOOR_BYTES) -> None:
-        self.quota = quota
-        self.floor = floor
+    def __init__(self, folder: Path, clock: Clock, *, quota: int | None = None, floor: int = SPOOL_FLOOR) -> None:
+        self._quota = quota
+        self._floor = floor
         self._folder = folder
         self._clock = clock
         self._lock = threading.Lock()
@@ -36,6 +55,10 @@ class Room:
         """Bytes in the spool's files."""
         return self._used
 
+    def limit(self, *, quota: int | None, floor: int) -> None:
+        """Keep to other limits from now on; what is there already stays."""
+        self._quota, self._floor = quota, floor
+
     def add(self, size: int) -> None:
         """Count `size` more bytes in the spool; below 0: fewer."""
         with self._lock:
@@ -44,14 +67,22 @@ class Room:
     def demand(self, size: int = 0) -> None:
         """Do nothing if `size` bytes more may be kept. Raises NoRoom with what is full."""
         if lack := self._lack(size):
-            raise NoRoom(lack, hint="make room on the disk")
+            raise NoRoom(lack[0], hint=lack[1])
 
-    def _lack(self, size: int) -> str:
-        if self.quota is not None and self._used + size > self.quota:
-            return f"the spool holds {self._used} of {self.quota} bytes that it may hold"
+    def state(self) -> RoomState:
+        """Return how things stand now."""
+        lack = self._lack(0)
+        return RoomState(self._used, self._quota, self._free, self._floor, lack[0] if lack else "")
+
+    def _lack(self, size: int) -> tuple[str, str] | None:
+        """Return what is full, and what can be done about it."""
+        quota, floor = self._quota, self._floor
         now = self._clock.monotonic()
         if self._looked is None or now - self._looked >= _LOOK_SECONDS:
             self._free, self._looked = shutil.disk_usage(self._folder).free, now
-        if self._free - size < self.floor:
-            return f"{self._free} bytes are free on the disk, and {self.floor} are to stay so"
-        return ""
+        if quota is not None and self._used + size > quota:
+            hint = "isthmus queue list says what fills it; isthmus router settings --spool-quota"
+            return f"the spool holds {self._used} of {quota} bytes that it may hold", hint
+        if self._free - size < floor:
+            return f"{self._free} bytes are free on the disk, and {floor} are to stay so", "make room on the disk"
+        return None

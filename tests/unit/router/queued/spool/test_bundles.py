@@ -259,11 +259,11 @@ async def test_a_full_spool_takes_nothing_more_until_there_is_room(home: Home) -
         stored = await home.store(bundle, b"x" * 400_000)
         with pytest.raises(NoRoom):
             await home.store(bundle, b"x" * 2_000_000, 1)
-        spool.room.quota = None
+        spool.room.limit(quota=None, floor=0)
         await home.store(bundle, b"y" * 2_000_000, 2)
         await spool.indexer.flush()
         assert [len(content) for content in await contents(spool)] == [400_000, 2_000_000]
-        spool.room.quota = stored.length
+        spool.room.limit(quota=stored.length, floor=0)
         with pytest.raises(NoRoom):
             await spool.take(ROUTE)
 
