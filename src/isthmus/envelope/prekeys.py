@@ -112,5 +112,12 @@ def seal(public: bytes, plaintext: bytes, info: bytes) -> bytes:
         raise Untrusted(f"this prekey cannot be sealed to: {error}") from error
 
 
+def check_prekey(prekey: Prekey) -> None:
+    """Do nothing if keys can be sealed to a prekey, whatever its owner signed. Raises Untrusted."""
+    if prekey.kem != KEM_NAME or prekey.prekey_id != prekey_id(prekey.public_key):
+        raise Untrusted("this prekey is of another kind, or named otherwise than it is")
+    seal(prekey.public_key, b"", b"")
+
+
 def _check(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:_CHECK_BYTES]

@@ -13,6 +13,7 @@ from isthmus.contract.documents import DocumentKind, Prekey, SignedDocument, Sta
 from isthmus.contract.rest import SiteEntry
 from isthmus.envelope.documents import open_document
 from isthmus.envelope.identity import RouterId
+from isthmus.envelope.prekeys import check_prekey
 from isthmus.errors import OperatorError, Untrusted
 from isthmus.kit.names import AETitle, SiteName
 from isthmus.router.routing.records import Acceptance, Reported, Verified
@@ -105,6 +106,11 @@ def _take_prekey(document: SignedDocument | None, pinned: Acceptance, held: Veri
         raise Untrusted(f"the prekey of site {pinned.site} is not one") from error
     if held.prekey is not None and prekey.not_after < held.prekey.not_after:
         raise Untrusted(f"the prekey of site {pinned.site} is older than one seen before")
+    if prekey != held.prekey:
+        try:
+            check_prekey(prekey)
+        except Untrusted as error:  # the one before, if there was one, may still be good
+            raise Untrusted(f"the prekey of site {pinned.site} is not usable: {error}") from error
     return dataclasses.replace(held, prekey=prekey)
 
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from isthmus.contract.documents import GrantedDevice, SignedDocument
+from isthmus.contract.documents import DocumentKind, GrantedDevice, SignedDocument
 from isthmus.contract.rest import SiteEntry
+from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity
-from isthmus.envelope.prekeys import PrekeyPair
+from isthmus.envelope.prekeys import PrekeyPair, prekey_id
 from isthmus.errors import AssociationRefused, OperatorError, Untrusted
 from isthmus.kit.names import AETitle, SiteName
 
@@ -222,6 +223,27 @@ def test_a_prekey_signed_by_another_is_not_used(home: Any, north: Any, ct: Any, 
     home.shows(replaced(north.entry(), prekey=forged.model_copy(update={"router_id": north.router_id})))
     assert home.directory.resolve(ct, AETitle("NORTH_PACS")).prekey.prekey_id == north.prekey.prekey_id
     assert home.alerts
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"public_key": b"x" * 32, "prekey_id": prekey_id(b"x" * 32)},
+        {"public_key": b"\xff" * 1216, "prekey_id": prekey_id(b"\xff" * 1216)},
+        {"kem": "X25519"},
+        {"prekey_id": bytes(16)},
+    ],
+    ids=["too short", "no key", "another kind", "another name"],
+)
+def test_a_prekey_that_nobody_can_seal_to_does_not_take_the_place_of_a_good_one(
+    home: Any, north: Any, ct: Any, believed: Any, change: dict[str, Any]
+) -> None:
+    newer = PrekeyPair.generate(north.random, home.clock.now() + 60).published()
+    payload = newer.model_copy(update=change).to_payload()
+    unusable = sign_document(north.identity, DocumentKind.PREKEY, payload)
+    home.shows(replaced(north.entry(), prekey=unusable))
+    assert home.directory.resolve(ct, AETitle("NORTH_PACS")).prekey.prekey_id == north.prekey.prekey_id
+    assert any("prekey of site north is not usable" in alert for alert in home.alerts)
 
 
 def test_an_older_prekey_does_not_come_back(home: Any, north: Any, ct: Any, believed: Any) -> None:

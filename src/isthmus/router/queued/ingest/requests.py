@@ -81,7 +81,10 @@ def trouble(error: Exception) -> tuple[int, str]:
 
 
 def _store(command: CommandSet, context: AgreedContext) -> Request:
-    if command.number(Tag.DATA_SET_TYPE) is not None and not command.data_set_present:
+    if command.number(Tag.DATA_SET_TYPE) is None:  # the element is mandatory; a data set always follows (PS3.7 9.3.1.1)
+        comment = "not said that a data set follows"
+        return _answered(command, context, CANNOT_UNDERSTAND, comment, data_follows=True)
+    if not command.data_set_present:
         return _answered(command, context, CANNOT_UNDERSTAND, "a C-STORE without a data set")
     sop_class = command.affected_sop_class or context.abstract_syntax
     sop_instance = command.affected_sop_instance or ""

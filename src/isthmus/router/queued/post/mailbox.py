@@ -20,7 +20,7 @@ from isthmus.contract.letters import LetterKind
 from isthmus.contract.notices import NO_SESSION, NoticeKind, pack
 from isthmus.envelope.identity import Identity, Random, RouterId
 from isthmus.envelope.letters import Letter, open_letter, seal_letter
-from isthmus.envelope.prekeys import KEM_NAME, PrekeyPair, prekey_id, seal
+from isthmus.envelope.prekeys import PrekeyPair, check_prekey
 from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, SealBroken, Untrusted
 from isthmus.kit.backoff import delays
 from isthmus.kit.clock import Clock
@@ -157,12 +157,12 @@ def far_mailbox(core: PostCore, router_id: str) -> FarMailbox | None:
 
 @lru_cache(maxsize=256)
 def _usable(prekey: Prekey) -> bool:
-    """Return whether letters can be sealed to a prekey: its owner may have signed anything."""
+    """Return whether letters can be sealed to a prekey: one that an older release believed may be unusable."""
     try:
-        seal(prekey.public_key, b"", b"")
+        check_prekey(prekey)
     except Untrusted:
         return False
-    return prekey.kem == KEM_NAME and prekey.prekey_id == prekey_id(prekey.public_key)
+    return True
 
 
 def tell_unsealed(core: PostCore, router_id: str, error: IsthmusError) -> None:

@@ -199,6 +199,24 @@ async def test_an_object_without_instance_uid_or_data_set_is_refused() -> None:
         assert one.statuses == [0x0117, 0xC000]
 
 
+async def test_an_object_of_which_it_is_not_said_that_it_follows_is_refused_and_not_kept() -> None:
+    unsaid = encode(
+        {
+            Tag.AFFECTED_SOP_CLASS_UID: CT_IMAGE_STORAGE,
+            Tag.COMMAND_FIELD: CommandField.C_STORE_RQ,
+            Tag.MESSAGE_ID: 7,
+            Tag.AFFECTED_SOP_INSTANCE_UID: "1.2.3",
+        }
+    )
+    async with dialogue() as one:
+        one.send(message(3, unsaid, DATA_SET))
+        await one.settled()
+        one.send(store_rq(DATA_SET))
+        await one.settled()
+        assert one.statuses == [0xC000, 0]
+        assert len(one.bundle.objects) == 1
+
+
 @pytest.mark.parametrize("sop_class", ["1.2.\ufffd", "1." + "2" * 63, "1.2.CT"])
 async def test_an_object_of_a_class_that_is_no_uid_is_refused_and_the_association_goes_on(sop_class: str) -> None:
     agreed = AgreedContext(3, sop_class, uids.EXPLICIT_VR_LITTLE_ENDIAN)
