@@ -17,7 +17,7 @@ from isthmus.envelope.records import ObjectMeta
 from isthmus.errors import OperatorError
 from isthmus.kit.names import AETitle, SiteName
 from isthmus.router.control.queue_operations import Bells, QueueOperations
-from isthmus.router.queued.ledger import studies
+from isthmus.router.queued.ledger import studies, views
 from isthmus.router.queued.ledger.database import Ledger
 from isthmus.router.queued.ledger.records import COMMENT_LABEL
 from isthmus.router.queued.ledger.studies import KEPT_SECONDS, StudyBook
@@ -103,6 +103,21 @@ async def test_a_study_is_listed_with_how_far_it_is_and_nothing_of_the_patient(q
     assert (row["delivered"], row["total"], row["waiting"]) == (2, 5, 3)
     assert "Doe" not in str(row)
     assert "P1" not in row.values()
+
+
+async def test_studies_come_in_their_order_however_few_one_query_takes(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "_TOGETHER", 2)
+    for study in range(1, 6):
+        await queue.store(study, study, "PACS", "AI")
+    await queue.store(9, 1, "PACS", raw=b"nothing that can be read")
+    ids = [row[0] for row in await queue.sql("SELECT study_id FROM studies ORDER BY study_id DESC")]
+    lines = await queue.spool.ledger.read(lambda connection: views.lines(connection, [*ids, None], 0.0))
+    assert [(line.study_id, line.destination, line.total) for line in lines] == [
+        *((study_id, title, 5 - place) for place, study_id in enumerate(ids) for title in ("AI", "PACS")),
+        (None, "PACS", 1),
+    ]
 
 
 async def test_each_destination_of_a_group_has_its_own_row(queue: Queue) -> None:
