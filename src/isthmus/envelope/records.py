@@ -333,8 +333,8 @@ def open_record_in(
 ) -> tuple[ObjectMeta, Iterator[bytes]]:
     """Return what is known of the object in a record, and its data set, segment by segment as it is asked for.
 
-    Nobody else moves the file meanwhile; a megabyte, or a segment, is held at a time. Raises SealBroken if the start does not verify;
-    the iterator raises it where the rest does not, or is not all.
+    Nobody else moves the file meanwhile; a megabyte, or a segment, is held at a time. Raises SealBroken if the start
+    does not verify; the iterator raises it where the rest does not, or is not all.
     """
     read, reading = _read_in(file, span), _Reading(span.object_id, secret, hashing=hashing)
     while reading.meta is None:

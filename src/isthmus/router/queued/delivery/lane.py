@@ -208,6 +208,8 @@ def _command(meta: ObjectMeta, sender: Sender, copy: DueCopy) -> CommandSet:
     command = CommandSet.parse(raw)
     if command.message_id is None:
         raise RemoteMisuse("the queued command set has no Message ID")
+    if not command.data_set_present:
+        raise RemoteMisuse("the queued command set says that no data set follows")
     abstract, _ = copy.pair
     commits = abstract == STORAGE_COMMITMENT_PUSH_MODEL
     field, named = (

@@ -481,17 +481,6 @@ def repair(connection: sqlite3.Connection) -> None:
     )
 
 
-def cancel(connection: sqlite3.Connection, copy_id: int, *, now: float) -> bool:
-    """Give up a copy that has not left; return whether it had not."""
-    return bool(
-        connection.execute(
-            "UPDATE copies SET state = 'cancelled', since = ? WHERE copy_id = ? AND site IS NOT NULL"
-            " AND state IN ('waiting', 'held') AND envelope_index IS NULL",
-            (now, copy_id),
-        ).rowcount
-    )
-
-
 # -- receipts
 
 

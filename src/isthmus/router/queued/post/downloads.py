@@ -17,12 +17,13 @@ from isthmus.envelope.mailboxes import envelope_blob_name
 from isthmus.errors import BlobMissing, ProviderTrouble, SealBroken
 from isthmus.kit.backoff import delays
 from isthmus.kit.tasks import Tasks
-from isthmus.router.queued.ledger import incoming, ingested
-from isthmus.router.queued.ledger.records import BundleRow, NewCopy
+from isthmus.router.queued.ledger import incoming
+from isthmus.router.queued.ledger.records import BundleRow
 from isthmus.router.queued.post.backlog import Backlog
 from isthmus.router.queued.post.lanes import MOST, Lanes
 from isthmus.router.queued.post.mailbox import PostCore, ask_for, delete_quietly
 from isthmus.router.queued.spool.bundles import Spool
+from isthmus.router.queued.spool.header import Inbound
 from isthmus.router.queued.spool.inbound import InboundBundle
 from isthmus.router.queued.spool.indexing import StoredObject
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
@@ -329,7 +330,7 @@ class Downloads:
         if len(known) < len(manifest.objects) or any(gone for _, gone in known.values()):
             return False
         if incoming.finish(connection, manifest.envelope_id, next((b for b, _ in known.values()), 0), "received"):
-            incoming.add_copies_of_known(connection, manifest, known, now=now)
+            self._spool.add_known(connection, Inbound(pull.router_id, manifest), known)
             self._owe_received(connection, pull, now)
         return True
 
@@ -343,29 +344,11 @@ class Downloads:
         incoming.forget_objects(connection, gone)
         for object_id in gone:
             del known[object_id]
-        fresh = [item for item in stored if item.object_id not in known]
-        if fresh:
-            ingested.put_bundle(connection, row)
-        places = {item.object_id: index for index, item in enumerate(manifest.objects)}
-        copies = [
-            NewCopy(
-                object_id=item.object_id,
-                bundle_id=row.bundle_id,
-                destination=manifest.called,
-                site=None,
-                calling=manifest.calling,
-                kind=item.meta.kind,
-                since=now,
-                envelope_id=manifest.envelope_id,
-                envelope_index=places[item.object_id],
-                flagged=item.object_id in gone,
-            )
-            for item in fresh
-        ]
-        self._spool.add_objects(connection, manifest.calling, fresh, [[copy] for copy in copies])
-        incoming.add_copies_of_known(connection, manifest, known, now=now)
+        needed = self._spool.add_inbound(
+            connection, row, stored, Inbound(pull.router_id, manifest), known, flagged=gone
+        )
         self._owe_received(connection, pull, now)
-        return bool(fresh)
+        return needed
 
     @staticmethod
     def _owe_received(connection: sqlite3.Connection, pull: _Pull, now: float) -> None:

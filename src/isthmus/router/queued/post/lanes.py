@@ -15,7 +15,7 @@ from isthmus.kit.clock import Clock
 
 LEAST: Final = 2
 MOST: Final = 16
-_FIRST: Final = 4
+_FIRST: Final = 8
 _GAIN: Final = 1.08  # goodput must grow by so much for one more lane to have been worth it
 _HOLD_WINDOWS: Final = 12  # between two attempts to do with more
 
@@ -44,6 +44,7 @@ class Lanes:
         self._busy_bytes = 0
         self._waiting: list[tuple[Rank, int, int, asyncio.Future[None]]] = []
         self._count = 0
+        self._fewer = self._limit  # with how many it went as well, while they are doubled
         self._doubling = True
         self._hold = 0
         self._best = self._goodput = 0.0
@@ -148,9 +149,10 @@ class Lanes:
                 self._limit = min(self._most, self._limit + 1)
         elif goodput > self._best * _GAIN:
             self._best = goodput
+            self._fewer = self._limit
             self._limit = min(self._most, self._limit * 2 if self._doubling else self._limit + 1)
         else:
-            self._limit = max(self._least, self._limit if self._doubling else self._limit - 1)
+            self._limit = self._fewer if self._doubling else max(self._least, self._limit - 1)
             self._doubling, self._hold = False, _HOLD_WINDOWS
 
     def _new_window(self) -> None:

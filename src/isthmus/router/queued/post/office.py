@@ -133,10 +133,6 @@ class Post:
         """Deliveries wrote receipts that are due."""
         self.receipts.due()
 
-    async def cancel(self, copy_id: int) -> bool:
-        """Give up a copy that has not left; False if it has: only the far site can then hold it up."""
-        return await self.outbox.cancel(copy_id)
-
     def renew_mailbox(self, site: SiteName) -> None:
         """Have a site leave its letters in a new mailbox, from letter 1 on: after a letter that could not be believed.
 

@@ -126,11 +126,6 @@ class Outbox:
             if self._active:
                 await asyncio.wait(self._active.values())
 
-    async def cancel(self, copy_id: int) -> bool:
-        """Give up a copy that has not left; return whether that was still possible."""
-        now = self._core.clock.now()
-        return await self._core.ledger.run(lambda connection: outgoing.cancel(connection, copy_id, now=now))
-
     # -- envelopes
 
     async def _turn(self) -> None:
@@ -174,9 +169,9 @@ class Outbox:
         return begun, len(items) > most
 
     def _cut(self, size: int, *, busy: bool) -> list[int]:
-        most = self._core.blobstore.traits.max_blob_bytes
-        large, small = min(LARGE_BLOB, most), min(SMALL_BLOB, most)
-        tail = 0 if busy else min(size, _TAIL_BYTES)
+        traits = self._core.blobstore.traits
+        large, small = min(LARGE_BLOB, traits.max_blob_bytes), min(SMALL_BLOB, traits.max_blob_bytes)
+        tail = 0 if busy or traits.relays else min(size, _TAIL_BYTES)
         return [*_pieces(size - tail, large), *_pieces(tail, small)]
 
     def _start(self, envelope: Envelope, priority: int) -> None:

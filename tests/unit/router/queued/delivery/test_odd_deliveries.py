@@ -66,6 +66,8 @@ FOREIGN = {
     "an action": commit_command(),
     "a response": response(CommandSet.parse(store_command(7)), 0),
     "no Message ID": encode({Tag.COMMAND_FIELD: CommandField.C_STORE_RQ, Tag.DATA_SET_TYPE: 1}),
+    "no word of a data set": encode({Tag.COMMAND_FIELD: CommandField.C_STORE_RQ, Tag.MESSAGE_ID: 7}),
+    "no data set": CommandSet.parse(store_command(7)).with_number(Tag.DATA_SET_TYPE, 0x0101).raw,
     "nothing that can be read": b"x",
 }
 

@@ -1,6 +1,7 @@
 """Objects from one site to another, and word of them back."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.unit.router.queued.post.sites import Site, learn
@@ -78,6 +79,36 @@ async def test_two_devices_of_one_site_get_a_copy_each_of_objects_that_are_kept_
         assert list((south.folder / "spool").iterdir()) == []
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["both fetched at once", "one after the other"])
+async def test_a_lost_ledger_at_the_far_site_forgets_no_device_of_a_group(
+    north: Site, south: Site, together: bool
+) -> None:
+    async with north.running(), south.running():
+        if together:
+            await north.store_objects(*images(3), to=south, titles=("PACS", "AI"))
+        else:
+            await north.store_objects(*images(3), to=south)
+            await south.until_all("waiting", 3, ours=True)
+            await north.ledger.run(_also_for_ai)
+            north.post.outbox.wake()
+        await south.until_all("waiting", 6, ours=True)
+        await north.until_all("received", 6)
+        assert len(list((south.folder / "spool").iterdir())) == 1
+    for path in south.folder.glob("ledger.db*"):
+        path.unlink()
+    async with south.running():
+        await south.until_all("waiting", 6, ours=True)
+        assert sorted(await south.deliver()) == sorted(images(3) * 2)
+        assert list((south.folder / "spool").iterdir()) == []
+
+
+def _also_for_ai(connection: Any) -> None:
+    connection.execute(
+        "INSERT INTO copies (object_id, bundle_id, destination, site, calling, kind, state, since)"
+        " SELECT object_id, bundle_id, 'AI', site, calling, kind, 'waiting', since FROM copies"
+    )
+
+
 async def test_what_is_not_granted_is_held_and_not_fetched(north: Site, south: Site) -> None:
     south.administration.device_add("PRIVATE@192.0.2.11:104")
     async with north.running(), south.running():
@@ -125,12 +156,11 @@ async def test_a_copy_that_is_cancelled_before_it_left_does_not_leave(north: Sit
         await north.store_objects(*images(3), to=south)
         await north.until("SELECT 1 FROM bundles WHERE closed")
         ((first,), *_) = await north.rows("SELECT copy_id FROM copies ORDER BY copy_id")
-        assert await north.post.cancel(first)
+        await north.ledger.run(lambda c: c.execute("UPDATE copies SET state = 'cancelled' WHERE copy_id = ?", (first,)))
         north.directory.verified = learned
         north.post.outbox.wake()
         await north.until("SELECT 1 FROM copies WHERE state = 'posted'")
         assert await north.states() == ["cancelled", "posted", "posted"]
-        assert not await north.post.cancel(first + 1)
     async with south.running():
         await south.until_all("waiting", 2, ours=True)
         assert sorted(await south.deliver()) == images(3)[1:]
