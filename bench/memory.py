@@ -1,6 +1,7 @@
 """`python -m bench.memory`: what a huge object and many idle associations cost Routers and Bridge in memory.
 
-Goals: one object of 4 GB adds at most 64 MiB to each part's peak; an idle association at most 100 kB.
+Goals: one object of 4 GB adds at most 64 MiB to each part's peak, 128 where it is queued; an idle association at most
+100 kB.
 """
 
 import argparse
@@ -9,20 +10,23 @@ import json
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import images
 from bench.devices import CALLING, Door, Nagle, check_arrival, receiver, send
-from bench.isthmus_network import open_network
+from bench.isthmus_network import open_network, queue_for
 from bench.machine import BenchFailed, Started, clean_up_when_terminated, load
 from bench.report import machine, say
+from bench.witness import witnessed
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _A_ASSOCIATE_AC = 0x02
 _PATIENCE_SECONDS = 60.0
+_DELIVERY_SECONDS = 1800.0
 
 
 def association_request(calling: str, called: str) -> bytes:
@@ -56,15 +60,20 @@ def idle_associations(door: Door, count: int) -> Iterator[None]:
         yield
 
 
-def huge_object(parts: Sequence[Started], door: Door) -> dict[str, int]:
-    """Send one object of 4 GB and return the growth of each part's peak, in bytes."""
+def huge_object(parts: Sequence[Started], door: Door, archive: Door | None) -> dict[str, int]:
+    """Send one object of 4 GB and return the growth of each part's peak, in bytes; queued: until `archive` has it."""
     what = images.huge_object()
     before = {}
     for part in parts:
         part.forget_peak()
         before[part.name] = part.memory_bytes()
-    sent = send(what, door, Nagle.OFF, parts)
+    began = time.monotonic()
+    watching = contextlib.nullcontext() if archive is None else witnessed(archive.port, 1, within=_DELIVERY_SECONDS)
+    with watching as testimony:
+        sent = send(what, door, Nagle.OFF, parts)
     say(f"{what.size / 1e9:.2f} GB in {sent.seconds:.1f} s, {sent.megabytes_per_second:.0f} MB/s")
+    if testimony is not None:
+        say(f"with its archive after {testimony.at - began:.1f} s, {what.size / 1e6 / (testimony.at - began):.0f} MB/s")
     return {part.name: part.peak_memory_bytes() - before[part.name] for part in parts}
 
 
@@ -82,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--associations", type=int, default=200, help="how many idle associations (default 200)")
     parser.add_argument("--without-object", action="store_true", help="leave out the object of 4 GB")
     parser.add_argument("--keep", action="store_true", help="keep the object of 4 GB for the next run")
+    parser.add_argument("--queued", action="store_true", help="queue the object of 4 GB (root)")
     parser.add_argument("--no-tls", action="store_true", help="a Bridge behind http://")
     parser.add_argument("--direct", action="store_true", help="without Isthmus: only checks the devices")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -97,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.direct:
                 network = stack.enter_context(open_network([store.door, echo.door], tls=not options.no_tls))
                 parts = network.processes
+                if options.queued:
+                    queue_for(network, [store.door])
                 doors = {name: Door(*network.door, door.called) for name, door in doors.items()}
             check_arrival(images.ct_images(3), doors["store"])
             say(f"load before: {load():.2f}")
@@ -106,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.without_object:
                 say("making an object of 4 GB")
                 stack.callback(lambda: None if options.keep else images.discard(images.huge_object()))
-                figures["peak_growth_bytes"] = dict(huge_object(parts, doors["store"]))
+                figures["peak_growth_bytes"] = dict(
+                    huge_object(parts, doors["store"], store.door if options.queued else None)
+                )
                 for name, growth in figures["peak_growth_bytes"].items():
                     say(f"{name}: peak grew by {growth / 2**20:.1f} MiB")
     except BenchFailed as failure:
