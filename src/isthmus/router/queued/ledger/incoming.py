@@ -13,7 +13,7 @@ from isthmus.envelope.letters import FIRST_PREVIOUS
 from isthmus.errors import IsthmusError
 from isthmus.router.queued.ledger.ingested import is_done
 from isthmus.router.queued.ledger.outgoing import mailbox, save_mailbox
-from isthmus.router.queued.ledger.records import COMMENT_LABEL, CopyState
+from isthmus.router.queued.ledger.records import COMMENT_LABEL, DAMAGED, CopyState
 
 NO_LETTER: Final = 0
 """In place of a letter's counter where that is not known any more: counters begin at 1."""
@@ -130,16 +130,17 @@ def finish(connection: sqlite3.Connection, envelope_id: bytes, bundle_id: int, s
 
 
 def known_objects(connection: sqlite3.Connection, router_id: str, manifest: Manifest) -> dict[bytes, tuple[int, bool]]:
-    """Return which objects of a manifest are in a bundle already: its number, and whether its file is gone.
+    """Return which objects of a manifest are in a bundle already: its number, and whether they are gone or damaged.
 
     Raises ForeignObject if one of them came from elsewhere: nobody finds an object id by chance.
     """
     known: dict[bytes, tuple[int, bool]] = {}
     for item in manifest.objects:
         row = connection.execute(
-            "SELECT o.bundle_id, b.gone, b.direction, b.far_router, o.digest FROM objects AS o"
+            "SELECT o.bundle_id, b.gone OR EXISTS (SELECT 1 FROM copies AS c WHERE c.object_id = o.object_id"
+            " AND c.state = 'held' AND c.reason = ?), b.direction, b.far_router, o.digest FROM objects AS o"
             " JOIN bundles AS b ON b.bundle_id = o.bundle_id WHERE o.object_id = ?",
-            (item.object_id,),
+            (DAMAGED, item.object_id),
         ).fetchone()
         if row is None:
             continue
@@ -195,7 +196,7 @@ def add_copies_of_known(
 
 
 def forget_objects(connection: sqlite3.Connection, object_ids: list[bytes]) -> None:
-    """Forget objects whose bundle is gone, with their copies: they come again."""
+    """Forget objects whose bytes are gone, with their copies: they come again."""
     for object_id in object_ids:
         connection.execute("DELETE FROM copies WHERE object_id = ?", (object_id,))
         connection.execute("DELETE FROM objects WHERE object_id = ?", (object_id,))

@@ -8,10 +8,8 @@ from typing import Any, Final
 
 from isthmus.contract.letters import ObjectKind
 from isthmus.router.queued.ledger.records import (
-    DAMAGED,
     FINAL_STATES,
     BundleRow,
-    CopyState,
     Direction,
     NewCopy,
     ObjectRow,
@@ -119,25 +117,6 @@ def is_done(connection: sqlite3.Connection, bundle_id: int) -> bool:
 def mark_gone(connection: sqlite3.Connection, bundle_id: int) -> None:
     """Remember that the bundle's file is no more. Its rows may be erased from now on, and not before."""
     connection.execute("UPDATE bundles SET gone = 1, closed = 1 WHERE bundle_id = ?", (bundle_id,))
-
-
-def hold_damaged(connection: sqlite3.Connection, object_ids: Sequence[bytes]) -> int:
-    """Hold every copy of these objects that has not left yet; return how many there were."""
-    return sum(
-        connection.execute(
-            "UPDATE copies SET state = ?, reason = ? WHERE object_id = ? AND state IN (?, ?)",
-            (CopyState.HELD, DAMAGED, object_id, CopyState.WAITING, CopyState.POSTED),
-        ).rowcount
-        for object_id in object_ids
-    )
-
-
-def hold_damaged_bundle(connection: sqlite3.Connection, bundle_id: int) -> int:
-    """Hold every copy in this bundle that has not left yet; return how many there were."""
-    return connection.execute(
-        "UPDATE copies SET state = ?, reason = ? WHERE bundle_id = ? AND state IN (?, ?)",
-        (CopyState.HELD, DAMAGED, bundle_id, CopyState.WAITING, CopyState.POSTED),
-    ).rowcount
 
 
 def _values(row: BundleRow | ObjectRow | NewCopy) -> tuple[Any, ...]:

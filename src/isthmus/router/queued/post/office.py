@@ -163,6 +163,7 @@ class Post:
                 await self.outbox.watch()
                 await self.inbox.go_on()
                 await self.letters_again()
+                self.receipts.due()  # also what was found damaged since
             except IsthmusError as error:
                 _log.warning("the post could not be looked after", reason=str(error))
             self.outbox.wake()

@@ -19,7 +19,7 @@ import structlog
 
 from isthmus.envelope.records import RecordSpan, next_record, walk
 from isthmus.errors import SealBroken
-from isthmus.router.queued.ledger import incoming, ingested
+from isthmus.router.queued.ledger import damage, incoming, ingested
 from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import BundleRow, Direction, ObjectRow
 from isthmus.router.queued.spool import notes
@@ -123,7 +123,7 @@ async def verify(spool: Spool, bundle_id: int) -> int:
         bad = await asyncio.to_thread(_damaged_objects, spool, row, objects)
     if bad:
         _log.error("objects are damaged in the spool, and held", bundle_id=bundle_id, objects=len(bad))
-        await spool.ledger.run(lambda connection: ingested.hold_damaged(connection, bad))
+        await spool.ledger.run(lambda connection: damage.hold_damaged(connection, bad, now=spool.clock.now()))
     spool.doubtful.discard(bundle_id)
     return len(bad)
 
@@ -313,7 +313,7 @@ async def _page(spool: Spool, after: int) -> list[BundleRow]:
 
 
 async def _hold(spool: Spool, bundle_id: int) -> None:
-    await spool.ledger.run(lambda connection: ingested.hold_damaged_bundle(connection, bundle_id))
+    await spool.ledger.run(lambda connection: damage.hold_damaged_bundle(connection, bundle_id, now=spool.clock.now()))
 
 
 async def _drop(spool: Spool, name: str, found: Recovered) -> None:

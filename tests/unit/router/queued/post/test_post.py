@@ -8,6 +8,8 @@ from tests.unit.router.queued.post.sites import Site, learn
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.contract.letters import ObjectKind, ReceiptState
+from isthmus.router.queued.ledger import acts
+from isthmus.router.queued.spool.recovery import verify
 from isthmus.router.queued.trouble import NoRoom
 
 
@@ -77,6 +79,31 @@ async def test_two_devices_of_one_site_get_a_copy_each_of_objects_that_are_kept_
         assert sorted(await south.deliver()) == sorted(images(3) * 2)
         await north.until_all("delivered", 6)
         assert list((south.folder / "spool").iterdir()) == []
+
+
+async def test_what_is_damaged_at_the_far_site_is_held_here_and_replaced_when_a_person_says_so(
+    north: Site, south: Site
+) -> None:
+    async with north.running(), south.running():
+        await north.store_objects(*images(2), to=south)
+        await south.until_all("waiting", 2, ours=True)
+        await north.until_all("received", 2)
+        ((bundle_id, name, position),) = await south.rows(
+            "SELECT b.bundle_id, b.name, MAX(o.position) FROM objects AS o JOIN bundles AS b USING (bundle_id)"
+        )
+        with (south.folder / "spool" / name).open("r+b") as file:
+            file.seek(position + 200)
+            file.write(b"damage")
+        assert await verify(south.spool, bundle_id) == 1
+        south.post.receipts_due()
+        await north.until("SELECT 1 FROM copies WHERE state = 'held'")
+        assert len(await south.deliver()) == 1
+        await north.until("SELECT 1 FROM copies WHERE state = 'delivered'")
+        await north.ledger.run(lambda connection: acts.retry(connection, None, None, north.clock.now()))
+        north.post.outbox.wake()
+        await south.until("SELECT 1 FROM copies WHERE site IS NULL AND state = 'waiting'")
+        assert (await south.deliver())[0] in images(2)
+        await north.until_all("delivered", 2)
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["both fetched at once", "one after the other"])
