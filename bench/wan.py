@@ -96,11 +96,11 @@ def _stunnel(site: Site) -> Iterator[Cross]:
 
 
 @contextlib.contextmanager
-def _isthmus(site: Site, mode: str, what: Load) -> Iterator[Cross]:
-    """Two Routers, and a Bridge in the cloud, with TLS."""
+def _isthmus(site: Site, mode: str, what: Load, *, tls: bool = True) -> Iterator[Cross]:
+    """Two Routers, and a Bridge in the cloud."""
     network, door = site.network, site.archive.door
     with isthmus_network.open_network(
-        [door], bridge=network.cloud, sending=network.site_a, receiving=network.site_b
+        [door], tls=tls, bridge=network.cloud, sending=network.site_a, receiving=network.site_b
     ) as relay:
         if mode == "queued":
             isthmus_network.queue_for(relay, [door])
@@ -135,6 +135,7 @@ ROADS: dict[str, OpenRoad] = {
     "orthanc": _orthanc_transfers,
     "isthmus": lambda site: _isthmus(site, "queued", site.series),
     "isthmus-big": lambda site: _isthmus(site, "queued", site.big),
+    "isthmus-plain": lambda site: _isthmus(site, "queued", site.series, tls=False),
     "isthmus-live": lambda site: _isthmus(site, "live", site.series),
 }
 _LABELS = {
@@ -145,6 +146,7 @@ _LABELS = {
     "orthanc": ("CT images", "Orthanc transfers"),
     "isthmus": ("CT images", "Isthmus queued"),
     "isthmus-big": ("one of 260 MB", "Isthmus queued"),
+    "isthmus-plain": ("CT images", "Isthmus queued, no TLS to Bridge"),
     "isthmus-live": ("CT images", "Isthmus live"),
 }
 _USUAL = ("iperf3", "direct", "stunnel", "direct-big", "isthmus")
