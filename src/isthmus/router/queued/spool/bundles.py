@@ -30,7 +30,8 @@ from isthmus.router.queued.spool.indexing import MOST_BEHIND, Indexer, StoredObj
 from isthmus.router.queued.spool.reading import BundleReader
 from isthmus.router.queued.spool.room import Room
 from isthmus.router.queued.spool.secrets import SpoolSecrets
-from isthmus.router.queued.spool.writing import ObjectWriter, OpenBundle
+from isthmus.router.queued.spool.spares import Spares
+from isthmus.router.queued.spool.writing import BUNDLE_BYTES, ObjectWriter, OpenBundle
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed, from_os
 
 __all__ = [
@@ -48,7 +49,9 @@ __all__ = [
 ]
 
 IDLE_SECONDS: Final = 1.0  # devices that open an association for each image come back sooner
+QUIET_SECONDS: Final = 2.0  # without an object, before spare files are made: they share the disk
 _WORKERS: Final = 8
+_SPARE_BYTES: Final = BUNDLE_BYTES + 1024 * 1024  # a bundle is full when its last object has gone beyond its size
 _NAME_BYTES: Final = 16
 
 _log = structlog.get_logger()
@@ -66,6 +69,7 @@ class Spool:
     Attributes:
         wanted: asked at the end of each object whether somebody waits for its route: the bundle then closes.
         doubtful: bundles that were there at the start and have not been verified since.
+        spares: what bundles that will probably be filled are begun in.
     """
 
     def __init__(
@@ -90,6 +94,9 @@ class Spool:
         self.wanted: Callable[[Route], bool] = _nobody
         self.doubtful: set[int] = set()
         self._random = random
+        self.spares: Final = Spares(self.folder, _SPARE_BYTES, room, random)
+        self._few_spares = asyncio.Event()
+        self._last_busy = 0.0  # when a bundle was begun or an object stored
         self._last_id = 0
         self._id_lock = threading.Lock()
         self._ending = False
@@ -115,7 +122,11 @@ class Spool:
 
         Raises NoRoom if there is none, or if the ledger cannot follow.
         """
-        self.room.demand()
+        try:
+            self.room.demand()
+        except NoRoom:
+            await asyncio.to_thread(self.spares.clear)
+            raise
         if self.indexer.behind > MOST_BEHIND:
             raise NoRoom("the ledger is too far behind", hint="look at the disk that holds the data folder")
         bundle = OpenBundle(self, route, self._idle.pop(route, None))
@@ -304,7 +315,10 @@ class Spool:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Index in the background, and close what is idle. At the end all is closed, and in the ledger if it can be."""
-        indexing = self._tasks.spawn(self.indexer.run(), name="indexing")
+        background = (
+            self._tasks.spawn(self.indexer.run(), name="indexing"),
+            self._tasks.spawn(self._keep_spares(), name="make spare files"),
+        )
         try:
             yield
         finally:
@@ -313,13 +327,15 @@ class Spool:
                 self.give_back(bundle)
                 await bundle.settled()
             self._close_parked(None)
-            indexing.cancel()
+            for task in background:
+                task.cancel()
             await self._tasks.close()
             try:
                 await self.indexer.flush()
             except (NoRoom, SpoolFailed) as error:  # the next start indexes it
                 _log.error("queued objects could not be put into the ledger", error=str(error))
             await asyncio.to_thread(self.executor.shutdown)
+            await asyncio.to_thread(self.spares.close)
 
     def start_after(self, bundle_id: int) -> None:
         """Give new bundles higher ids than this."""
@@ -337,12 +353,18 @@ class Spool:
         """Return random bytes."""
         return self._random(size)
 
-    def create(self, route: Route) -> BundleFile:
-        """Return a new file for a route. Raises OSError."""
-        path = self.path(self._random(_NAME_BYTES).hex())
+    def create(self, route: Route, *, fills: bool) -> BundleFile:
+        """Return a new file for a route; a spare one if it will probably be filled. Raises OSError."""
+        self._last_busy = self.clock.monotonic()
+        spare = None
+        if fills:
+            spare = self.spares.take()
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._few_spares.set)
+        path = spare or self.path(self._random(_NAME_BYTES).hex())
         header = BundleHeader(self.next_id(), self.clock.now(), route)
         file = BundleFile(path, header, route, self.room)
-        file.create(headers.pack(header, path.name, self.secrets))
+        file.create(headers.pack(header, path.name, self.secrets), spare=spare is not None)
         return file
 
     def look(self, meta: ObjectMeta, head: bytes) -> object | None:
@@ -351,6 +373,7 @@ class Spool:
 
     def stored(self, file: BundleFile, stored: StoredObject) -> None:
         """Take an object that is durable."""
+        self._last_busy = self.clock.monotonic()
         self.indexer.add(file, stored)
 
     def closed(self, file: BundleFile) -> None:
@@ -367,6 +390,24 @@ class Spool:
     def is_wanted(self, route: Route) -> bool:
         """Return whether somebody waits for this route."""
         return self.wanted(route)
+
+    # -- spare files
+
+    async def _keep_spares(self) -> None:
+        """Make spares once one was needed, while nothing comes."""
+        while True:
+            await self._few_spares.wait()
+            if (rest := self._last_busy + QUIET_SECONDS - self.clock.monotonic()) > 0:
+                await asyncio.sleep(rest)
+                continue
+            try:
+                if await asyncio.to_thread(self.spares.make):
+                    continue
+            except NoRoom:
+                pass
+            except OSError as error:  # they only save time
+                _log.warning("a spare file could not be made", error=error.strerror)
+            self._few_spares.clear()
 
     # -- idle files
 

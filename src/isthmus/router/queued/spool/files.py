@@ -17,7 +17,7 @@ class BundleFile:
         route: where its objects go.
         durable: its length as far as it would survive a power cut; up to here all is whole records.
         whole: where the last whole record ends, or the header; beyond it is one that is being written.
-        end: where the next byte goes.
+        end: where the next byte goes. A file that was a spare has zeros behind it until it is closed.
         objects: whole records up to `durable`.
     """
 
@@ -31,6 +31,7 @@ class BundleFile:
         self.objects = 0
         self._room = room
         self._named = False
+        self._longer = False
         self._handle: int | None = None
 
     @property
@@ -43,9 +44,18 @@ class BundleFile:
         """The file's name."""
         return self.path.name
 
-    def create(self, header: bytes) -> None:
-        """Make the file, with its header. Nothing is durable before `sync`. Raises OSError, and leaves no file then."""
-        self._handle = platform.open_spool_file(self.path, create=True, write=True)
+    def create(self, header: bytes, *, spare: bool = False) -> None:
+        """Make the file, with its header. Nothing is durable before `sync`. Raises OSError, and leaves no file then.
+
+        `spare`: it is one of `Spares`, there already, and durably so.
+        """
+        try:
+            self._handle = platform.open_spool_file(self.path, create=not spare, write=True)
+        except OSError:
+            if spare:
+                self.unlink()
+            raise
+        self._named = self._longer = spare
         try:
             self.append(header)
             self.whole = self.end
@@ -74,6 +84,7 @@ class BundleFile:
         """Take back the record that is being written. Raises OSError."""
         assert self._handle is not None
         os.ftruncate(self._handle, self.whole)
+        self._longer = False
         self._forget(self.whole)
 
     def cut(self) -> None:
@@ -81,15 +92,22 @@ class BundleFile:
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self.durable)
+            self._longer = False
             self._forget(os.fstat(self._handle).st_size)
         self.close()
 
     def close(self) -> None:
         """Let go of the file; it is not written again."""
         handle, self._handle = self._handle, None
-        if handle is not None:
-            with contextlib.suppress(OSError):  # what was acknowledged is durable already
-                os.close(handle)
+        if handle is None:
+            return
+        if self._longer:
+            try:
+                os.ftruncate(handle, self.end)
+            except OSError:  # the next start cuts it off
+                self._forget(os.fstat(handle).st_size)
+        with contextlib.suppress(OSError):  # what was acknowledged is durable already
+            os.close(handle)
 
     def unlink(self) -> None:
         """Remove the file, of which nothing was acknowledged."""

@@ -49,8 +49,8 @@ class Keeper(Protocol):
         """Return random bytes."""
         ...
 
-    def create(self, route: Route) -> BundleFile:
-        """Return a new file. Raises OSError."""
+    def create(self, route: Route, *, fills: bool) -> BundleFile:
+        """Return a new file; `fills`: it will probably be filled. Raises OSError."""
         ...
 
     def look(self, meta: ObjectMeta, head: bytes) -> object | None:
@@ -109,7 +109,8 @@ class OpenBundle:
         self._keeper.room.demand()
         writer = ObjectWriter(self, meta, self._keeper.random(OBJECT_ID_BYTES))
         self._current = writer
-        self.submit(lambda: self._begin(writer))
+        fills = self._file is None and not self.wanted()
+        self.submit(lambda: self._begin(writer, fills=fills))
         return writer
 
     def secret_of(self, object_id: bytes) -> bytes:
@@ -265,11 +266,11 @@ class OpenBundle:
             if writable:
                 self._call(self._writable)
 
-    def _begin(self, writer: "ObjectWriter") -> None:
+    def _begin(self, writer: "ObjectWriter", *, fills: bool) -> None:
         self._sealing = writer
         with self._guarded(writer):
             if self._file is None:
-                self._file = self._keeper.create(self.route)
+                self._file = self._keeper.create(self.route, fills=fills)
             self._file.append(writer.sealer.begin())
 
     @contextlib.contextmanager
@@ -351,7 +352,7 @@ class ObjectWriter:
         self._parts: list[Fragment] = []
         self._gathered = 0
         self._over = False
-        self.sealer: Final = RecordSealer(object_id, bundle.secret_of(object_id), meta)
+        self.sealer: Final = RecordSealer(object_id, bundle.secret_of(object_id), meta, hashing=False)
 
     def write(self, fragment: Fragment) -> bool:
         """Take the next bytes of the data set, which nobody changes afterwards.
@@ -401,7 +402,10 @@ class ObjectWriter:
     def _hand_over(self) -> bool:
         parts, self._parts = self._parts, []
         size, self._gathered = self._gathered, 0
-        return self._bundle.submit(lambda: self._bundle.add(self, parts), size)
+        go_on = self._bundle.submit(lambda: self._bundle.add(self, parts), size)
+        for part in parts:  # meanwhile the worker seals: one after the other is what the sender would wait for
+            self.sealer.hash(part)
+        return go_on
 
 
 def _is_full(file: BundleFile) -> bool:

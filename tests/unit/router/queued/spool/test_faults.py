@@ -52,12 +52,14 @@ class Failing:
         return done
 
 
-async def store_some(home: Home, nth: int, error: int, *, stays: bool, to: Path) -> bool:
-    """Store a few objects while the N-th call fails; return whether there was an N-th."""
+async def store_some(home: Home, nth: int, error: int, *, stays: bool, spares: int, to: Path) -> bool:
+    """Store a few objects, the first ones in spares, while the N-th call fails; return whether there was an N-th."""
     acknowledged: list[bytes] = []
     refusals: list[NoRoom | SpoolFailed] = []
     async with home.running() as spool:
         bundle = await spool.take(ROUTE)
+        for _ in range(spares):
+            assert spool.spares.make()
         with pytest.MonkeyPatch.context() as patch:
             failing = Failing(home.folder / "spool", error, nth, stays=stays)
             failing.install(patch)
@@ -86,6 +88,7 @@ async def store_some(home: Home, nth: int, error: int, *, stays: bool, to: Path)
         spool.give_back(bundle)
         await bundle.settled()
         await spool.close_idle()
+        spool.spares.clear()
         assert {*acknowledged, b"later"} <= set(await contents(spool))
         assert spool.room.used == sum(path.stat().st_size for path in home.files())
     assert all(isinstance(refusal, NoRoom) == (error == errno.ENOSPC) for refusal in refusals)
@@ -94,15 +97,16 @@ async def store_some(home: Home, nth: int, error: int, *, stays: bool, to: Path)
     return failing.happened
 
 
+@pytest.mark.parametrize("spares", [0, 2], ids=["", "in spares"])
 @pytest.mark.parametrize("stays", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 async def test_whichever_call_fails_nothing_is_acknowledged_that_is_not_durable(
-    tmp_path: Path, error: int, stays: bool
+    tmp_path: Path, error: int, stays: bool, spares: int
 ) -> None:
     for nth in itertools.count(1):
         folder = tmp_path / f"home{nth}"
         folder.mkdir()
-        if not await store_some(Home(folder), nth, error, stays=stays, to=tmp_path / f"cut{nth}"):
+        if not await store_some(Home(folder), nth, error, stays=stays, spares=spares, to=tmp_path / f"cut{nth}"):
             break
     assert nth > 15
 
