@@ -14,13 +14,20 @@ from pathlib import Path
 from bench import images, isthmus_network, orthanc
 from bench.devices import STORESCP, STORESCU, Door, Nagle, Sent, receiver, send
 from bench.images import Load
-from bench.machine import BenchFailed, clean_up_when_terminated, require
+from bench.machine import BenchFailed, Started, clean_up_when_terminated, require
 from bench.report import Row, machine, print_table, say, write_json
 from bench.witness import witnessed
 
 _TITLE = "BENCH_FAR"
 _PATIENCE_SECONDS = 300.0
+_REST_SECONDS = 3.0
 Store = Callable[[], Sent]
+
+
+def _rest(taker: Started) -> None:
+    """Wait: what one taker does once nothing comes shall be no burden of the next one."""
+    if taker.ended_within(_REST_SECONDS):
+        raise BenchFailed(f"{taker.name} ended:\n{taker.said()}")
 
 
 @contextlib.contextmanager
@@ -29,6 +36,7 @@ def _orthanc(what: Load) -> Iterator[dict[str, Store]]:
 
         def store() -> Sent:
             archive.clear()
+            _rest(archive.process)
             return send(what, archive.door, Nagle.OFF, [archive.process])
 
         yield {"Orthanc": store}
@@ -46,6 +54,7 @@ def _router(what: Load) -> Iterator[dict[str, Store]]:
         bridge = relay.bridge.process
 
         def store_only() -> Sent:
+            _rest(relay.sending.process)
             with witnessed(far.door.port, what.objects, within=_PATIENCE_SECONDS):
                 bridge.process.send_signal(signal.SIGSTOP)
                 try:
@@ -54,6 +63,7 @@ def _router(what: Load) -> Iterator[dict[str, Store]]:
                     bridge.process.send_signal(signal.SIGCONT)
 
         def store_and_deliver() -> Sent:
+            _rest(relay.sending.process)
             with witnessed(far.door.port, what.objects, within=_PATIENCE_SECONDS):
                 return send(what, door, Nagle.OFF, [*relay.processes, far.process])
 
