@@ -217,9 +217,12 @@ class Outbox:
             await asyncio.sleep(next(waits))
 
     def _is_soon_there(self, envelope: Envelope) -> bool:
-        """Return whether the letter may go before the blobs: the reader waits for them, and that will not be long."""
+        """Return whether the letter may go before the blobs: the reader waits for them, and that will not be long.
+
+        While nobody knows how fast the line is, the letters go first, too: a reader that waits in vain asks again.
+        """
         seconds = self.lanes.seconds_for(sum(envelope.blobs))
-        return self._core.blobstore.traits.relays and seconds is not None and seconds < _SOON_SECONDS
+        return self._core.blobstore.traits.relays and (seconds is None or seconds < _SOON_SECONDS)
 
     async def _post(self, envelope: Envelope, name_key: bytes, *, announced: bool) -> bool:
         """Post the letter, `announced` before the blobs; return whether it is posted.
