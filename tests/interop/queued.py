@@ -109,8 +109,22 @@ async def nothing_left(network: Network) -> None:
 
 
 def bundles(network: Network) -> list[str]:
-    """Return the files in the spools."""
-    return [f"{site.name}/{path.name}" for site in network.sites.values() for path in (site.data / "spool").iterdir()]
+    """Return the bundles in the spools."""
+    return [
+        f"{site.name}/{path.name}"
+        for site in network.sites.values()
+        for path in (site.data / "spool").iterdir()
+        if is_bundle(path)
+    ]
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a file of a spool is there and has a header, which spare ones have not."""
+    try:
+        with path.open("rb") as file:
+            return bool(file.read(8).strip(b"\0"))
+    except FileNotFoundError:
+        return False
 
 
 async def storescu(
