@@ -54,6 +54,7 @@ _BLOBS: Final = "/blobs/"
 _QUEUED_BLOBS: Final = "/blobs/q/"
 _EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
 _WRITE_BYTES: Final = 256 * 1024
+_LONG_BYTES: Final = 512 * 1024  # of a body, whose digest then takes longer than the way to a thread and back
 _READ_BYTES: Final = 1024 * 1024  # what a connection holds before it makes the Bridge wait
 _SLOWEST: Final = 32 * 1024  # bytes a second that a way must carry for a request not to be given up
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -184,9 +185,10 @@ class BridgeConnection:
         content = body.model_dump_json(exclude_none=True).encode() if isinstance(body, BaseModel) else body
         target = f"{API}{path}{'?' + query if query else ''}"
         up, down = (_Paced.of(pacing, path) for pacing in (self.up, self.down))
+        digest = None if content is None else await _digest(content)
         for attempt in (1, 2):
             session, trust = await self._ready()
-            headers = self._signed(method, target, content)
+            headers = self._signed(method, target, digest)
             if content is not None:
                 headers["Content-Type"] = "application/json" if is_json else "application/octet-stream"
             try:
@@ -297,14 +299,20 @@ class BridgeConnection:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(self.url, error) from error
 
-    def _signed(self, method: str, target: str, content: bytes | None) -> dict[str, str]:
-        digest = _EMPTY_DIGEST if content is None else hashlib.sha256(content).digest()
+    def _signed(self, method: str, target: str, digest: bytes | None) -> dict[str, str]:
+        """Return the headers of a request whose body has this SHA-256, or that has none."""
         now = self._clock.now() + self.offset
         authorization = sign_request(
-            self._identity, self._bridge_identity, method, target, digest, now, self._random(NONCE_BYTES)
+            self._identity,
+            self._bridge_identity,
+            method,
+            target,
+            digest or _EMPTY_DIGEST,
+            now,
+            self._random(NONCE_BYTES),
         )
         headers = {"Authorization": authorization}
-        if content is not None:
+        if digest is not None:
             headers["Content-Digest"] = f"sha-256=:{base64.b64encode(digest).decode()}:"
         return headers
 
@@ -356,6 +364,13 @@ class _Body(aiohttp.Payload):
             if paced is not None:
                 await paced.take(min(step, len(view) - start))
             await writer.write(view[start : start + step])
+
+
+async def _digest(content: bytes) -> bytes:
+    """Return the SHA-256 of a body; a long one is left to a thread, which does not hold up the others."""
+    if len(content) < _LONG_BYTES:
+        return hashlib.sha256(content).digest()
+    return (await asyncio.to_thread(hashlib.sha256, content)).digest()
 
 
 def _make_session(url: str) -> aiohttp.ClientSession:
