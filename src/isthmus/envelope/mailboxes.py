@@ -27,6 +27,11 @@ def letter_name(prefix: MailboxPrefix, counter: int) -> str:
     return f"{QUEUED_PREFIX}{prefix}/{counter:012}"
 
 
+def envelope_blob_names(name_key: bytes, count: int) -> list[str]:
+    """Return the names of all `count` blobs of the envelope with this name key."""
+    return [envelope_blob_name(name_key, index) for index in range(count)]
+
+
 def envelope_blob_name(name_key: bytes, index: int) -> str:
     """Return the name of blob `index`, from 0, of the envelope with this name key."""
     return QUEUED_PREFIX + hmac.digest(name_key, index.to_bytes(8, "big"), "sha256").hex()[:_NAME_CHARACTERS]

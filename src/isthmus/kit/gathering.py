@@ -5,13 +5,13 @@ operating system can keep what comes until it is worth a look (SO_RCVLOWAT), a b
 """
 
 import asyncio
-import socket
 from typing import Final
+
+from isthmus.kit import platform
 
 PIECE_BYTES: Final = 192 * 1024
 _UNREAD_BYTES: Final = 17 * 1024
 """What may be out of the socket and not yet be counted: one TLS record (RFC 8446 section 5.2), in part."""
-_OPTION: Final[int | None] = getattr(socket, "SO_RCVLOWAT", None)
 
 
 class Gathering:
@@ -19,20 +19,13 @@ class Gathering:
 
     def __init__(self, transport: asyncio.BaseTransport | None) -> None:
         self._transport = transport
-        self._socket = None if transport is None or _OPTION is None else transport.get_extra_info("socket")
         self._least = 1
 
     def expect(self, left: int) -> None:
         """So many bytes are still to come, at least; 0: it is not known, wake for each. A closed end always wakes."""
         least = max(1, min(PIECE_BYTES, left - _UNREAD_BYTES))
-        if least == self._least or self._socket is None or self._transport is None or _OPTION is None:
-            return
-        if self._transport.is_closing():
-            self._socket = None
-            return
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _OPTION, least)
-        except (OSError, ValueError):  # closed, or an operating system that only knows the name
-            self._socket = None
+        if least == self._least or self._transport is None or self._transport.is_closing():
             return
         self._least = least
+        if (sock := self._transport.get_extra_info("socket")) is not None:
+            platform.wake_reader_at(sock, least)

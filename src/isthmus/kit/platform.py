@@ -1,6 +1,7 @@
 """Everything that differs between operating systems, in this one file. All else is the same on each of them."""
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -136,6 +137,13 @@ def acknowledge_at_once(sock: socket.socket) -> None:
     """
     if hasattr(socket, "TCP_QUICKACK"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def wake_reader_at(sock: socket.socket, least: int) -> None:
+    """Have whoever waits to read woken when that many bytes have come, or the end, where the system can."""
+    if hasattr(socket, "SO_RCVLOWAT"):
+        with contextlib.suppress(OSError):  # of a system that only knows the name
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
 
 def hung_up(sock: socket.socket) -> bool:

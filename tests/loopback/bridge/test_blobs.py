@@ -95,15 +95,22 @@ async def test_another_method_on_a_blob_is_answered_by_the_api(bridge: BridgeUnd
     assert refused.value.status == 405
 
 
+async def _reading_along(
+    bridge: BridgeUnderTest, one: Member, other: Member, name: str, body: bytes, first: int
+) -> tuple[asyncio.Task[bytes], asyncio.StreamWriter]:
+    """Have `other` wait for a blob of which `one` has put the `first` bytes; return the reading, and the putting."""
+    reading = Tasks("test").spawn(BridgeBlobstore(other.client).get(name, wait=10), name="read along")
+    await until(lambda: name in bridge.parts.blobs._awaited, 5)
+    _, writer = await asyncio.open_connection("127.0.0.1", bridge.address.listen.port)
+    writer.write(_head(one, bridge, name, body) + body[:first])
+    await writer.drain()
+    return reading, writer
+
+
 async def test_who_waits_for_a_blob_reads_it_while_it_is_put(bridge: BridgeUnderTest) -> None:
     one, other = await bridge.join("clinic"), await bridge.join("hospital")
     body = secrets.token_bytes(3_000_000)
-    tasks = Tasks("test")
-    reading = tasks.spawn(BridgeBlobstore(other.client).get("along/1", wait=10), name="read along")
-    await until(lambda: "along/1" in bridge.parts.blobs._awaited, 5)
-    _, writer = await asyncio.open_connection("127.0.0.1", bridge.address.listen.port)
-    writer.write(_head(one, bridge, "along/1", body) + body[:2_000_000])
-    await writer.drain()
+    reading, writer = await _reading_along(bridge, one, other, "along/1", body, 2_000_000)
     growing = bridge.parts.blobs._growing
     await until(lambda: "along/1" in growing and growing["along/1"].is_followed, 5)
     await until(lambda: growing["along/1"]._written > 1_000_000, 5)
@@ -119,12 +126,7 @@ async def test_who_waits_for_a_blob_reads_it_while_it_is_put(bridge: BridgeUnder
 async def test_who_reads_along_is_told_that_the_blob_did_not_become_whole(bridge: BridgeUnderTest) -> None:
     one, other = await bridge.join("clinic"), await bridge.join("hospital")
     body = secrets.token_bytes(3_000_000)
-    tasks = Tasks("test")
-    reading = tasks.spawn(BridgeBlobstore(other.client).get("along/2", wait=10), name="read along")
-    await until(lambda: "along/2" in bridge.parts.blobs._awaited, 5)
-    _, writer = await asyncio.open_connection("127.0.0.1", bridge.address.listen.port)
-    writer.write(_head(one, bridge, "along/2", body) + body[:-1])
-    await writer.drain()
+    reading, writer = await _reading_along(bridge, one, other, "along/2", body, len(body) - 1)
     await until(lambda: "along/2" in bridge.parts.blobs._growing, 5)
     writer.write(b"?" if body[-1:] != b"?" else b"!")  # all of it came, and is not what was signed
     await writer.drain()

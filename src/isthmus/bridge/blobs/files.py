@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from isthmus.kit import platform
+
 DIGEST_BYTES: Final = 32
 MOST_NAME: Final = 512
 _PIECE_BYTES: Final = 1024 * 1024  # of a growing blob are read at once
@@ -46,9 +48,9 @@ class GrowingBlob:
         """Write parts of the body at the end; the file is made with the first."""
         if self._handle is None:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            _write(self._handle, self._header)
+            platform.write_at(self._handle, self._header, 0)
         for part in parts:
-            _write(self._handle, part)
+            platform.write_at(self._handle, part, len(self._header) + self._written)
             self._written += len(part)
 
     def keep(self, parts: Sequence[bytes], path: Path) -> int:
@@ -134,9 +136,3 @@ def read_header(path: Path) -> tuple[str, str, bytes, int]:
     end = start + min(int.from_bytes(head[:2], "big"), MOST_NAME)
     name, site = head[start:end].decode("ascii"), head[end : end + head[2]].decode("ascii")
     return name, site, head[3:start], end + head[2]
-
-
-def _write(handle: int, part: bytes) -> None:
-    view = memoryview(part)
-    while view:
-        view = view[os.write(handle, view) :]

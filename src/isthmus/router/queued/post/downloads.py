@@ -13,7 +13,7 @@ import structlog
 
 from isthmus.contract.letters import Manifest, Receipt, ReceiptState
 from isthmus.envelope.identity import RouterId
-from isthmus.envelope.mailboxes import envelope_blob_name
+from isthmus.envelope.mailboxes import envelope_blob_name, envelope_blob_names
 from isthmus.errors import BlobMissing, ProviderTrouble, SealBroken
 from isthmus.kit.backoff import delays
 from isthmus.kit.tasks import Tasks
@@ -364,5 +364,4 @@ class Downloads:
         self._core.tasks.spawn(self._delete(manifest), name="delete read blobs")
 
     async def _delete(self, manifest: Manifest) -> None:
-        names = (envelope_blob_name(manifest.name_key, index) for index in range(len(manifest.blobs)))
-        await delete_quietly(self._core.blobstore, *names)
+        await delete_quietly(self._core.blobstore, *envelope_blob_names(manifest.name_key, len(manifest.blobs)))

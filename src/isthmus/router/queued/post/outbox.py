@@ -14,7 +14,7 @@ import structlog
 
 from isthmus.contract.letters import LetterKind, Manifest, ManifestObject, ObjectKind
 from isthmus.envelope.letters import MAX_BODY_BYTES
-from isthmus.envelope.mailboxes import envelope_blob_name
+from isthmus.envelope.mailboxes import envelope_blob_name, envelope_blob_names
 from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, SealBroken, Untrusted
 from isthmus.kit.backoff import delays
 from isthmus.router.queued.ledger import outgoing
@@ -343,7 +343,7 @@ class Outbox:
             await asyncio.sleep(next(waits))
 
     async def _delete(self, envelope: Envelope, name_key: bytes) -> None:
-        await delete_quietly(self._core.blobstore, *_names(envelope, name_key))
+        await delete_quietly(self._core.blobstore, *envelope_blob_names(name_key, len(envelope.blobs)))
 
     async def forget(self, envelope_ids: list[bytes]) -> None:
         """Take the blobs of these envelopes out of the store: nobody reads them any more."""
@@ -351,7 +351,8 @@ class Outbox:
         for envelope_id in envelope_ids:
             envelope = await self._core.ledger.read(partial(outgoing.envelope, envelope_id=envelope_id))
             if envelope is not None:
-                names += _names(envelope, self._core.local.open_local(_key_label(envelope_id), envelope.secret))
+                name_key = self._core.local.open_local(_key_label(envelope_id), envelope.secret)
+                names += envelope_blob_names(name_key, len(envelope.blobs))
         if names:
             await delete_quietly(self._core.blobstore, *names)
 
@@ -412,10 +413,6 @@ class Outbox:
             _log.warning("an envelope could not be put again", reason=str(error))
         finally:
             self._again.discard(envelope.envelope_id)
-
-
-def _names(envelope: Envelope, name_key: bytes) -> list[str]:
-    return [envelope_blob_name(name_key, index) for index in range(len(envelope.blobs))]
 
 
 def _pieces(size: int, piece: int) -> list[int]:
