@@ -1,37 +1,40 @@
 """Providers by URL: the scheme names an entry point of the group `isthmus.signalling` or `isthmus.blobstore`.
 
-An entry point is a function that takes the URL, and by keyword whatever the caller passes on (the built-in `bridge:`
-takes the connection to the Bridge), and returns the provider. It connects at first use, not before.
+Behind each is an object as `isthmus.ports.provider` describes it.
 """
 
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from isthmus.errors import OperatorError
-from isthmus.ports.blobstore import Blobstore
-from isthmus.ports.signalling import Signalling
+from isthmus.ports.provider import BlobstoreProvider, SignallingProvider
 
 SIGNALLING: Final = "isthmus.signalling"
 BLOBSTORE: Final = "isthmus.blobstore"
+BUILT_IN: Final = "bridge"
+"""The scheme of what every Bridge carries; it is joined to the Router by hand, and opened by no URL."""
 _HIDDEN: Final = "hidden"
-_Opener = Callable[..., object]
 
 
-def open_signalling(url: str, **context: object) -> Signalling:
-    """Return the signalling service that a URL names. Raises OperatorError if its scheme is not installed."""
-    return cast("Signalling", _opener(SIGNALLING, url)(url, **context))
+def signalling_provider(url: str) -> SignallingProvider:
+    """Return the provider of the signalling service that a URL names. Raises OperatorError if it is not installed."""
+    return cast("SignallingProvider", _provider(SIGNALLING, url))
 
 
-def open_blobstore(url: str, **context: object) -> Blobstore:
-    """Return the blobstore that a URL names. Raises OperatorError if its scheme is not installed."""
-    return cast("Blobstore", _opener(BLOBSTORE, url)(url, **context))
+def blobstore_provider(url: str) -> BlobstoreProvider:
+    """Return the provider of the blobstore that a URL names. Raises OperatorError if it is not installed."""
+    return cast("BlobstoreProvider", _provider(BLOBSTORE, url))
 
 
 def schemes(group: str) -> list[str]:
-    """Return the URL schemes that are installed for SIGNALLING or BLOBSTORE."""
-    return sorted(point.name for point in entry_points(group=group))
+    """Return the URL schemes that are installed for SIGNALLING or BLOBSTORE, `bridge` among them."""
+    return sorted({BUILT_IN, *(point.name for point in entry_points(group=group))})
+
+
+def is_built_in(url: str) -> bool:
+    """Return whether a URL names what the Bridge itself carries."""
+    return urlsplit(url).scheme == BUILT_IN
 
 
 def printable(url: str) -> str:
@@ -43,12 +46,12 @@ def printable(url: str) -> str:
     return SplitResult(parts.scheme, netloc, parts.path, query, "").geturl()
 
 
-def _opener(group: str, url: str) -> _Opener:
+def _provider(group: str, url: str) -> object:
     scheme = urlsplit(url).scheme
     found: list[EntryPoint] = [point for point in entry_points(group=group) if point.name == scheme]
     if not found:
         raise OperatorError(
             f"no provider for {printable(url) or 'an empty URL'} is installed",
-            hint=f"known here: {', '.join(f'{name}:' for name in schemes(group)) or 'none'}",
+            hint=f"known here: {', '.join(f'{name}:' for name in schemes(group))}",
         )
-    return cast("_Opener", found[0].load())
+    return cast("object", found[0].load())

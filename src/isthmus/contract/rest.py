@@ -1,6 +1,6 @@
 """The bodies of the Bridge's REST API under /api/v1. Unknown fields are ignored on both sides."""
 
-from typing import Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,11 @@ LEASE_SECONDS = 60.0  # three heartbeats: a session that neither Router names an
 MOST_WAIT_SECONDS: Final = 10
 """How long the Bridge lets a request wait for a blob that is about to be put."""
 MOST_DELETIONS: Final = 1000
+
+MOST_PROVIDERS: Final = 100
+BUILT_IN_PROVIDER: Final = "bridge"
+ProviderName = Annotated[str, Field(pattern="^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+"""Names a pair of cloud services in this network, in session offers and in manifests."""
 
 REVOKED: Final = "Revoked"
 """The title of the problem (401) that a Router gets which no longer belongs to the network."""
@@ -57,6 +62,7 @@ class SiteEntry(_Body):
     """Another site of the network, as one Router may see it.
 
     Attributes:
+        providers: names of the pairs of cloud services that its Router said it can use now; the built-in one always.
         statement: what that site says to the asking one; None until it accepts.
         prekey: shown only between sites of which at least one has accepted the other.
     """
@@ -65,17 +71,63 @@ class SiteEntry(_Body):
     router_id: str
     public_key: Base64
     online: bool
+    providers: list[str] = Field(default_factory=list, max_length=MOST_PROVIDERS)
     statement: SignedDocument | None = None
     prekey: SignedDocument | None = None
 
 
 class ProviderEntry(_Body):
-    """A pair of cloud services that sessions may use, by URL scheme; `bridge` is the built-in one."""
+    """A pair of cloud services that sessions and envelopes may use. The pair `bridge` is the built-in one.
 
-    name: str
+    Attributes:
+        name: by which a session or envelope names the pair.
+        signalling: URL, without any secret.
+        blobstore: URL, without any secret.
+        priority: the pair with the smallest number goes first.
+    """
+
+    name: ProviderName
     signalling: str
     blobstore: str
     priority: int
+
+
+class ProviderLoan(_Body):
+    """Keys of a pair for one Router: fields as its providers understand them, good until `expires`."""
+
+    signalling: dict[str, str] = Field(repr=False)
+    blobstore: dict[str, str] = Field(repr=False)
+    expires: Instant | None = None
+
+
+class BlobUrlRequest(_Body):
+    """Blobs for which a Router, which has no keys of its own, wants signed URLs."""
+
+    method: Literal["GET", "PUT", "DELETE"]
+    names: list[str] = Field(min_length=1, max_length=100)
+
+
+class BlobUrls(_Body):
+    """A signed URL for each blob, in the order asked."""
+
+    urls: list[str] = Field(repr=False)
+
+
+class UsageCount(_Body):
+    """What one Router has asked of a provider since its start: requests of one kind, and the bytes they carried."""
+
+    provider: ProviderName
+    kind: Literal["put", "get", "delete", "list", "publish", "receive"]
+    requests: Annotated[int, Field(ge=0, le=2**53)]
+    up: Annotated[int, Field(ge=0, le=2**53)]
+    down: Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Usage(_Body):
+    """All counts of one run of a Router; they only grow, so that a report that is lost or repeated does no harm."""
+
+    run: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    counts: list[UsageCount] = Field(max_length=6 * MOST_PROVIDERS)
 
 
 class Network(_Body):
@@ -143,10 +195,15 @@ class SessionEnd(_Body):
 
 
 class Heartbeat(_Body):
-    """What a Router says every HEARTBEAT_SECONDS, and at once when it comes back to a Bridge."""
+    """What a Router says every HEARTBEAT_SECONDS, and at once when it comes back to a Bridge.
+
+    `providers` names the pairs that it can use now; others choose among them when they call it.
+    """
 
     version: str
     sessions: list[SessionCount] = Field(max_length=100_000)
+    providers: list[ProviderName] = Field(default_factory=list, max_length=MOST_PROVIDERS)
+    usage: Usage | None = None
 
 
 class HeartbeatAnswer(_Body):

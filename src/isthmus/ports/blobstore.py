@@ -14,12 +14,14 @@ class BlobstoreTraits:
         list_lag: seconds for which `list` may still miss a new blob or show a deleted one.
         has_ttl: whether the store itself deletes what everybody forgot.
         relays: whether a blob can be waited for, and read while it is still being put.
+        billed: whether each request is paid for: few large blobs are better than many small ones.
     """
 
     max_blob_bytes: int
     list_lag: float
     has_ttl: bool
     relays: bool = False
+    billed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ class SignallingTraits:
         max_notice_bytes: the largest notice that `publish` takes.
         cheap_bulk: whether large notices are quick and free here, so that bulk data may ride inside them.
         retention: seconds for which a notice waits for an absent listener; 0 if it is then lost.
+        billed: whether each notice, and each look for one, is paid for: listen only while something is to come.
     """
 
     max_notice_bytes: int
     cheap_bulk: bool
     retention: float
+    billed: bool = False
 
 
 class Signalling(Protocol):

@@ -1,31 +1,27 @@
 import pytest
 
-from isthmus.adapters.blobstore.memory import MemoryBlobstore
-from isthmus.adapters.signalling.memory import MemorySignalling
 from isthmus.cloudio import providers
 from isthmus.errors import OperatorError
 
 
-def test_a_provider_is_opened_by_the_scheme_of_its_url() -> None:
-    assert isinstance(providers.open_blobstore("memory:"), MemoryBlobstore)
-    assert isinstance(providers.open_signalling("memory:"), MemorySignalling)
-
-
-def test_the_built_in_providers_are_installed() -> None:
+def test_the_built_in_pair_is_listed_and_opened_by_no_url() -> None:
     for group in (providers.SIGNALLING, providers.BLOBSTORE):
-        assert {"bridge", "memory"} <= set(providers.schemes(group))
+        assert "bridge" in providers.schemes(group)
+    assert providers.is_built_in("bridge:")
+    with pytest.raises(OperatorError):
+        providers.blobstore_provider("bridge:")
 
 
 @pytest.mark.parametrize("url", ["gopher://hole", "", "memory", "//memory"])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> None:
     with pytest.raises(OperatorError) as refused:
-        providers.open_blobstore(url)
-    assert "memory:" in refused.value.hint
+        providers.blobstore_provider(url)
+    assert "bridge:" in refused.value.hint
 
 
 def test_a_refusal_shows_no_secret() -> None:
     with pytest.raises(OperatorError) as refused:
-        providers.open_signalling("gopher://key:hush@hole/bucket?token=hush")
+        providers.signalling_provider("gopher://key:hush@hole/bucket?token=hush")
     assert "hush" not in str(refused.value) + refused.value.hint
 
 

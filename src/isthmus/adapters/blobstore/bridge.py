@@ -84,8 +84,3 @@ def _trouble(problem: Problem) -> ProviderTrouble:
     return ProviderTrouble(
         f"the Bridge's blobstore: {problem.title}", retry=Retry.LATER if passing else Retry.NEVER, hint=problem.hint
     )
-
-
-def open_store(url: str, *, bridge: BridgeConnection) -> BridgeBlobstore:  # noqa: ARG001 - `bridge:` says it all
-    """Return the built-in store of the Router's own Bridge."""
-    return BridgeBlobstore(bridge)

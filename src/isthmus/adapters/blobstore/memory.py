@@ -61,8 +61,3 @@ class MemoryBlobstore:
         """Forget everything."""
         self._blobs.clear()
         self._used = 0
-
-
-def open_store(url: str) -> MemoryBlobstore:  # noqa: ARG001 - every provider is opened with its URL; this one needs none
-    """Return a new, empty store, whatever follows `memory:`."""
-    return MemoryBlobstore()

@@ -246,8 +246,3 @@ def _mailbox(to: str) -> bytes:
     if not 0 < len(name) <= _MAILBOX_BYTES:
         raise ProviderTrouble("a mailbox has a name of 1 to 64 characters", retry=Retry.NEVER)
     return bytes((len(name),)) + name
-
-
-def open_signalling(url: str, *, bridge: BridgeConnection) -> BridgeSignalling:  # noqa: ARG001 - `bridge:` says it all
-    """Return the built-in service of the Router's own Bridge."""
-    return BridgeSignalling(bridge)

@@ -97,11 +97,6 @@ class MemorySignalling:
             _release(box)
 
 
-def open_signalling(url: str) -> MemorySignalling:  # noqa: ARG001 - every provider is opened with its URL; this one needs none
-    """Return a new service, whatever follows `memory:`."""
-    return MemorySignalling()
-
-
 def _release(box: _Mailbox) -> None:
     while box.room:
         room = box.room.popleft()
