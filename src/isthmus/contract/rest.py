@@ -17,7 +17,8 @@ MOST_DELETIONS: Final = 1000
 
 MOST_PROVIDERS: Final = 100
 BUILT_IN_PROVIDER: Final = "bridge"
-ProviderName = Annotated[str, Field(pattern="^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")]
+PROVIDER_PATTERN: Final = "^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$"
+ProviderName = Annotated[str, Field(pattern=PROVIDER_PATTERN)]
 """Names a pair of cloud services in this network, in session offers and in manifests."""
 
 REVOKED: Final = "Revoked"
@@ -71,7 +72,7 @@ class SiteEntry(_Body):
     router_id: str
     public_key: Base64
     online: bool
-    providers: list[str] = Field(default_factory=list, max_length=MOST_PROVIDERS)
+    providers: list[ProviderName] = Field(default_factory=list, max_length=MOST_PROVIDERS)
     statement: SignedDocument | None = None
     prekey: SignedDocument | None = None
 

@@ -5,6 +5,7 @@ responder's. Both are signed. The A-ASSOCIATE-RQ rides beside the offer and the 
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from isthmus.contract.documents import Prekey
 from isthmus.contract.notices import SESSION_ID_BYTES, pack_fields, unpack_fields
-from isthmus.contract.rest import MAX_CLOCK_SKEW
+from isthmus.contract.rest import BUILT_IN_PROVIDER, MAX_CLOCK_SKEW, PROVIDER_PATTERN
 from isthmus.envelope.identity import Identity, Random, RouterId, verify
 from isthmus.envelope.keys import SessionKeys, answer_key, request_key, session_secret
 from isthmus.envelope.prekeys import KEM_NAME, PREKEY_ID_BYTES, PrekeyPair, prekey_id, seal
@@ -32,8 +33,9 @@ _ACCEPT_LABEL: Final = b"isthmus/accept/v1"
 _SECRET_BYTES: Final = 32
 _X25519_BYTES: Final = 32
 _SEALED_BYTES: Final = 1120 + _SECRET_BYTES + 16
-_OFFER_FIELDS: Final = 11
+_OFFER_FIELDS: Final = 12
 _ACCEPT_FIELDS: Final = 5
+_PROVIDER: Final = re.compile(PROVIDER_PATTERN)
 _ONCE: Final = bytes(12)  # the nonce of a key that encrypts one message only
 
 
@@ -54,6 +56,7 @@ class OfferFields:
         responder: the Router it asks.
         calling: network AE title of the calling device.
         called: network AE title of the called device.
+        provider: name of the pair of cloud services that carries the session.
         prekey_id: which prekey of the responder the secret is sealed to.
         not_after: Unix seconds after which the offer is void.
         window: first credit, in payload bytes, that the initiator gives the responder.
@@ -66,6 +69,7 @@ class OfferFields:
     responder: RouterId
     calling: AETitle
     called: AETitle
+    provider: str
     prekey_id: bytes
     not_after: float
     window: int
@@ -132,6 +136,7 @@ class OpenedOffer:
         initiator: the Router that asks.
         calling: network AE title of the calling device.
         called: network AE title of the called device.
+        provider: name of the pair of cloud services that carries the session.
         request: the A-ASSOCIATE-RQ, as the calling device sent it.
         window: first credit, in payload bytes, that the initiator gives us.
         not_after: Unix seconds after which the offer is void.
@@ -142,6 +147,7 @@ class OpenedOffer:
     initiator: RouterId
     calling: AETitle
     called: AETitle
+    provider: str
     request: bytes = field(repr=False)
     window: int
     not_after: float
@@ -194,6 +200,7 @@ def make_offer(
     window: int,
     now: float,
     random: Random,
+    provider: str = BUILT_IN_PROVIDER,
 ) -> OfferDraft:
     """Return a signed offer of a session, good for OFFER_SECONDS, with the A-ASSOCIATE-RQ encrypted beside it.
 
@@ -208,6 +215,7 @@ def make_offer(
         window: first credit, in payload bytes, that we give the responder.
         now: Unix seconds.
         random: chance, for the secret and the ephemeral key.
+        provider: name of the pair of cloud services that is to carry the session.
 
     Raises Untrusted if the prekey is over its time or not of the one kind known here.
     """
@@ -226,6 +234,7 @@ def make_offer(
             responder.encode(),
             _pack_title(calling),
             _pack_title(called),
+            _pack_provider(provider),
             prekey.prekey_id,
             round((now + OFFER_SECONDS) * 1000).to_bytes(8, "big"),
             _pack_window(window),
@@ -241,8 +250,8 @@ def peek_offer(offer: bytes) -> OfferFields:
     """Return what an offer says, verifying nothing but its form. Raises SealBroken if it is not a whole offer."""
     if len(offer) > MAX_OFFER_BYTES:
         raise SealBroken("an offer is too long")
-    _, session_id, initiator, responder, calling, called, key_id, not_after, window, ephemeral, sealed = _unpack(
-        offer, _OFFER_FIELDS, _OFFER_LABEL
+    _, session_id, initiator, responder, calling, called, provider, key_id, not_after, window, ephemeral, sealed = (
+        _unpack(offer, _OFFER_FIELDS, _OFFER_LABEL)
     )
     lengths = (len(session_id), len(key_id), len(not_after), len(ephemeral), len(sealed))
     if lengths != (SESSION_ID_BYTES, PREKEY_ID_BYTES, 8, _X25519_BYTES, _SEALED_BYTES):
@@ -253,6 +262,7 @@ def peek_offer(offer: bytes) -> OfferFields:
         responder=_unpack_router_id(responder),
         calling=_unpack_title(calling),
         called=_unpack_title(called),
+        provider=_unpack_provider(provider),
         prekey_id=key_id,
         not_after=int.from_bytes(not_after, "big") / 1000,
         window=_unpack_window(window),
@@ -302,6 +312,7 @@ def open_offer(
         initiator=fields.initiator,
         calling=fields.calling,
         called=fields.called,
+        provider=fields.provider,
         request=_open_box(request_key(offer, secret), request_box),
         window=fields.window,
         not_after=fields.not_after,
@@ -387,6 +398,19 @@ def _unpack_title(field_: bytes) -> AETitle:
     if title.encode() != field_:
         raise SealBroken("an AE title of an offer is padded")
     return title
+
+
+def _pack_provider(name: str) -> bytes:
+    if not _PROVIDER.fullmatch(name):
+        raise LocalMisuse(f"'{name}' is no name of a pair of cloud services")
+    return name.encode()
+
+
+def _unpack_provider(field_: bytes) -> str:
+    name = field_.decode("ascii", "replace")
+    if not _PROVIDER.fullmatch(name):
+        raise SealBroken("a provider of an offer could not be one")
+    return name
 
 
 def _unpack_router_id(field_: bytes) -> RouterId:

@@ -79,7 +79,20 @@ ACCEPTANCE = _accept(_opened(DRAFT))
 
 def _resigned_offer(identity: Identity, **fields: bytes) -> tuple[bytes, bytes, bytes]:
     """Return DRAFT with some of its fields exchanged and a signature by `identity`."""
-    names = ("label", "session", "initiator", "responder", "calling", "called", "prekey", "time", "window", "eph", "k")
+    names = [
+        "label",
+        "session",
+        "initiator",
+        "responder",
+        "calling",
+        "called",
+        "provider",
+        "prekey",
+        "time",
+        "window",
+        "eph",
+        "k",
+    ]
     values = dict(zip(names, unpack_fields(DRAFT.offer, len(names)), strict=True)) | fields
     offer = pack_fields(values.values())
     digest = hashlib.sha256(DRAFT.request_box).digest()
@@ -182,8 +195,13 @@ def _ephemeral_key_swapped_by_the_bridge() -> None:
 
 @_false_play
 def _offer_of_an_accepted_router_stitched_from_two() -> None:
-    other = unpack_fields(_make().offer, 11)
-    _open(*_resigned_offer(ALICE, k=other[10]))
+    other = unpack_fields(_make().offer, 12)
+    _open(*_resigned_offer(ALICE, k=other[11]))
+
+
+@_false_play
+def _offer_over_another_pair_of_clouds() -> None:
+    _open(*_resigned_offer(BRIDGE, provider=b"elsewhere"))
 
 
 @_false_play
@@ -490,6 +508,6 @@ def test_an_offer_that_nobody_would_take_is_not_made(change: dict[str, Any]) -> 
 
 def test_offers_are_made_of_the_chance_they_are_given_but_for_the_sealing() -> None:
     first, second = (_make(session_id=bytes(16), random=random.Random(9).randbytes) for _ in range(2))
-    assert unpack_fields(first.offer, 11)[:10] == unpack_fields(second.offer, 11)[:10]
+    assert unpack_fields(first.offer, 12)[:11] == unpack_fields(second.offer, 12)[:11]
     assert first.offer != second.offer
     assert isinstance(peek_offer(first.offer).initiator, RouterId)

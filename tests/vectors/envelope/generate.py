@@ -104,6 +104,7 @@ def _offers() -> Iterator[Table]:
             window=4 << 20,
             now=NOW,
             random=_chance(f"offer {seed}"),
+            provider=f"pair-{seed}",
         )
         opened = open_offer(
             draft.offer,
@@ -129,6 +130,7 @@ def _offers() -> Iterator[Table]:
                 "session_id": session_id,
                 "calling": "CT 1",
                 "called": "ARCHIVE",
+                "provider": f"pair-{seed}",
                 "request": request,
                 "initiator_window": 4 << 20,
                 "secret": secret,

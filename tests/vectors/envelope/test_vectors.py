@@ -36,7 +36,19 @@ from isthmus.errors import SealBroken
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
-_TEXT = {"router_id", "spoken", "calling", "called", "method", "target", "authorization", "kind", "name", "why"}
+_TEXT = {
+    "router_id",
+    "spoken",
+    "calling",
+    "called",
+    "provider",
+    "method",
+    "target",
+    "authorization",
+    "kind",
+    "name",
+    "why",
+}
 _TEXT |= {"blob_name", "prefix"}
 
 
@@ -153,8 +165,9 @@ def test_sessions_as_the_product_makes_and_opens_them(row: Row) -> None:
         window=row["initiator_window"],
         now=row["now"],
         random=_tape(row["secret"], row["initiator_ephemeral_private"]),
+        provider=row["provider"],
     )
-    assert unpack_fields(made.offer, 11)[:10] == unpack_fields(row["offer"], 11)[:10]  # all but the sealed secret
+    assert unpack_fields(made.offer, 12)[:11] == unpack_fields(row["offer"], 12)[:11]  # all but the sealed secret
     assert request_key(row["offer"], row["secret"]) == row["request_key"]
 
     opened = open_offer(
@@ -167,6 +180,7 @@ def test_sessions_as_the_product_makes_and_opens_them(row: Row) -> None:
         now=row["now"],
     )
     assert (opened.request, opened.window) == (row["request"], row["initiator_window"])
+    assert opened.provider == row["provider"]
     accepted = opened.accept(
         responder,
         decision=Decision(row["decision"]),
@@ -199,6 +213,7 @@ def test_sessions_as_the_protocol_pages_have_them(row: Row) -> None:
         _router_id(_public(row["responder_private"])).encode(),
         row["calling"].encode(),
         row["called"].encode(),
+        row["provider"].encode(),
         _sha256(b"isthmus/prekey-id/v1\0" + PrekeyPair.load(row["prekey_export"]).public)[:16],
         round((row["now"] + 60) * 1000).to_bytes(8, "big"),
         row["initiator_window"].to_bytes(8, "big"),
