@@ -26,16 +26,20 @@ from isthmus.contract.documents import SignedDocument
 from isthmus.contract.invites import Invite
 from isthmus.contract.rest import (
     API,
+    BlobUrlRequest,
+    BlobUrls,
     BridgeIdentity,
     Enrolled,
     Enrolment,
     Heartbeat,
     HeartbeatAnswer,
     Network,
+    ProviderLoan,
     Publication,
     SessionCount,
     SessionEnd,
     SessionRequest,
+    Usage,
 )
 from isthmus.envelope.certificates import check_endorsement
 from isthmus.envelope.identity import Identity, Random
@@ -163,14 +167,23 @@ class BridgeConnection:
         """Say that a session is over."""
         await self.request("DELETE", f"/sessions/{session_id.hex()}", end)
 
-    async def heartbeat(self, counts: Sequence[SessionCount]) -> HeartbeatAnswer:
-        """Keep sessions alive and the connection warm."""
+    async def heartbeat(
+        self, counts: Sequence[SessionCount], *, pairs: Sequence[str] = (), usage: Usage | None = None
+    ) -> HeartbeatAnswer:
+        """Keep sessions alive and the connection warm; say which cloud pairs can be used here."""
         asked = self._clock.now()
-        answer = await self._ask(
-            "POST", "/heartbeat", HeartbeatAnswer, Heartbeat(version=__version__, sessions=list(counts))
-        )
+        beat = Heartbeat(version=__version__, sessions=list(counts), providers=list(pairs), usage=usage)
+        answer = await self._ask("POST", "/heartbeat", HeartbeatAnswer, beat)
         self.offset = answer.time - (asked + self._clock.now()) / 2
         return answer
+
+    async def loan(self, pair: str) -> ProviderLoan:
+        """Have the keys of a cloud pair lent."""
+        return await self._ask("POST", f"/providers/{pair}/loan", ProviderLoan)
+
+    async def blob_urls(self, pair: str, request: BlobUrlRequest) -> BlobUrls:
+        """Have URLs signed for blobs."""
+        return await self._ask("POST", f"/providers/{pair}/urls", BlobUrls, request)
 
     # what the adapters of the built-in providers need
 

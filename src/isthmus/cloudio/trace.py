@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from isthmus.errors import ProviderTrouble
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.ports.blobstore import BlobInfo, Blobstore, BlobstoreTraits
-from isthmus.ports.signalling import Signalling, SignallingTraits
+from isthmus.ports.signalling import PromptSignalling, Signalling, SignallingTraits
 
 
 @dataclass(slots=True)
@@ -125,3 +125,30 @@ class TracedSignalling:
     async def close(self) -> None:
         """Close the service inside."""
         await self._inner.close()
+
+
+class _TracedPromptSignalling(TracedSignalling):
+    """As above, for a prompt service: of what is published at once only the trouble is told, which costs nothing."""
+
+    def __init__(self, inner: PromptSignalling, watcher: Watcher) -> None:
+        super().__init__(inner, watcher)
+        self._prompt = inner
+
+    def publish_at_once(self, to: str, notice: bytes) -> bool:
+        try:
+            return self._prompt.publish_at_once(to, notice)
+        except ProviderTrouble as trouble:
+            self._watcher(Call("publish", len(notice), trouble=type(trouble).__name__))
+            raise
+
+    def attach(self, at: str, sink: Callable[[bytes], None]) -> None:
+        self._prompt.attach(at, sink)
+
+
+def watched_signalling(inner: Signalling, watcher: Watcher) -> TracedSignalling:
+    """Return `inner` with its calls told to `watcher`; prompt if it is."""
+    return (
+        _TracedPromptSignalling(inner, watcher)
+        if isinstance(inner, PromptSignalling)
+        else TracedSignalling(inner, watcher)
+    )

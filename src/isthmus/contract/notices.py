@@ -26,6 +26,7 @@ class NoticeKind(IntEnum):
     DIALLING = 21  # body: empty; the offer is good and the device is being called: be patient
     LETTER = 22  # no session; body: counter (8 bytes), sender's Router ID, and the letter itself if it is small
     LETTER_MISSING = 23  # no session; body: counter (8 bytes), asker's Router ID: please put that letter again
+    TRIED = 24  # no session; body: 16 random bytes, by which a Router finds out whether notices to itself arrive
 
 
 WITHOUT_SESSION: Final = frozenset({NoticeKind.LETTER, NoticeKind.LETTER_MISSING})

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ from isthmus.router.live.echo import Echo
 from isthmus.router.live.opening import Opening
 from isthmus.router.live.registry import Core, Live
 from isthmus.router.metrics import Metrics
+from isthmus.router.providers.egress import Egress
+from isthmus.router.providers.keys import KeyFiles
+from isthmus.router.providers.pairs import CloudPairs
+from isthmus.router.providers.usage import Meters
 from isthmus.router.queued import queue as queued
 from isthmus.router.queued.bandwidth import Bandwidth
 from isthmus.router.queued.post.office import Post
@@ -106,12 +111,27 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         cloud = around(Cloud(signalling, BridgeBlobstore(bridge)))
         stack.push_async_callback(cloud.blobstore.close)
         stack.push_async_callback(cloud.signalling.close)
+        bandwidth = Bandwidth(clock, store.bandwidth_rules)
+        bridge.up, bridge.down = bandwidth.up, bandwidth.down
+        egress, key_files = Egress(store, clock), KeyFiles(folder)
+        pairs = CloudPairs(
+            cloud,
+            bridge,
+            own=keys.router_id,
+            egress=egress,
+            keys=key_files,
+            meters=Meters(secrets.token_bytes),
+            ca=ca,
+            up=bandwidth.up,
+            down=bandwidth.down,
+            clock=clock,
+        )
         core = Core(
             identity=keys.identity,
             prekeys=lambda: keys.prekeys,
             directory=directory,
             bridge=bridge,
-            cloud=cloud,
+            pairs=pairs,
             pool=Pool(config.limits.pool_bytes, later=asyncio.get_running_loop().call_soon),
             clock=clock,
             tasks=tasks,
@@ -121,8 +141,6 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
             stream=config.stream,
         )
         live = Live(core)
-        bandwidth = Bandwidth(clock, store.bandwidth_rules)
-        bridge.up, bridge.down = bandwidth.up, bandwidth.down
         directory.on_change(bandwidth.apply)
         tasks.spawn(bandwidth.run(), name="keep to the caps on the line")
         queue = await stack.enter_async_context(queued.running(folder, live, store, probes=config.probes))
@@ -132,8 +150,18 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         tasks.spawn(live.keep_checking(), name="check what the live associations are allowed")
         stack.push_async_callback(tasks.close)
         sync = Sync(
-            bridge, directory, keys, clock=clock, system_clock=clock, counts=live.counts, audit=audit, metrics=metrics
+            bridge,
+            directory,
+            keys,
+            clock=clock,
+            system_clock=clock,
+            counts=live.counts,
+            clouds=pairs,
+            audit=audit,
+            metrics=metrics,
         )
+        pairs.start(live.notice, sync.pairs_changed)
+        stack.push_async_callback(pairs.close)
 
         def came_back() -> None:
             sync.came_back()

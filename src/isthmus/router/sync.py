@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import structlog
 
 from isthmus.contract.documents import SignedDocument
-from isthmus.contract.rest import HEARTBEAT_SECONDS, REVOKED, HeartbeatAnswer, Network, SessionCount
+from isthmus.contract.rest import HEARTBEAT_SECONDS, REVOKED, HeartbeatAnswer, Network, SessionCount, Usage
 from isthmus.errors import IsthmusError, Problem
 from isthmus.kit.backoff import delays
 from isthmus.kit.clock import Clock, SystemClock
@@ -48,8 +48,28 @@ class BridgePort(Protocol):
         """Give the Bridge documents to keep; all or none."""
         ...
 
-    async def heartbeat(self, counts: Sequence[SessionCount]) -> HeartbeatAnswer:
-        """Name the live sessions, and hear time and revision."""
+    async def heartbeat(
+        self, counts: Sequence[SessionCount], *, pairs: Sequence[str], usage: Usage | None
+    ) -> HeartbeatAnswer:
+        """Name the live sessions and the cloud pairs that can be used here, and hear time and revision."""
+        ...
+
+
+class Clouds(Protocol):
+    """The cloud pairs of this Router: `isthmus.router.providers.pairs.CloudPairs`."""
+
+    @property
+    def usable(self) -> list[str]:
+        """Those that work here."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was asked of them."""
+        ...
+
+    def apply(self, network: Network) -> None:
+        """Take the Bridge's list."""
         ...
 
 
@@ -65,6 +85,7 @@ class Sync:
         clock: Clock,
         system_clock: SystemClock | None,
         counts: Callable[[], list[SessionCount]],
+        clouds: Clouds,
         audit: Audit,
         metrics: Metrics,
     ) -> None:
@@ -74,6 +95,7 @@ class Sync:
         self._clock = clock
         self._system_clock = system_clock
         self._counts = counts
+        self._clouds = clouds
         self._audit = audit
         self._metrics = metrics
         self._wake = asyncio.Event()
@@ -101,6 +123,11 @@ class Sync:
         """The connection to the Bridge is new: name the live sessions and ask what is new, at once."""
         self._next_beat = self._clock.monotonic()
         self.network_changed()
+
+    def pairs_changed(self) -> None:
+        """Another list of cloud pairs can be used here: tell the Bridge at once, whom others ask."""
+        self._next_beat = self._clock.monotonic()
+        self._wake.set()
 
     def went_away(self) -> None:
         """The connection to the Bridge was lost: find out at once whether the Bridge is gone, or shut us out."""
@@ -157,7 +184,7 @@ class Sync:
 
     async def _beat(self) -> None:
         before, began = self._clock.now(), self._clock.monotonic()
-        answer = await self._bridge.heartbeat(self._counts())
+        answer = await self._bridge.heartbeat(self._counts(), pairs=self._clouds.usable, usage=self._clouds.usage)
         took = self._clock.monotonic() - began
         self._next_beat = began + HEARTBEAT_SECONDS
         if took <= _SLOWEST_MEASURE:
@@ -170,6 +197,7 @@ class Sync:
         try:
             network = await self._bridge.network()
             self._directory.apply(network, self._clock.now())
+            self._clouds.apply(network)
         except BaseException:
             self._want_network = True
             raise

@@ -93,7 +93,7 @@ async def test_an_offer_by_a_key_that_nobody_accepted_is_dropped(tmp_path: Path)
         # with north's Router ID pasted over the stranger's
         draft = here.insider("north").offer(here.south.live.core.identity.router_id, here.prekey("south"))[1]
         forged = here.stranger().identity.sign(b"isthmus/offer/v1", draft.offer)
-        session_id = unpack_fields(draft.offer, 11)[1]
+        session_id = unpack_fields(draft.offer, 12)[1]
         body = pack_fields((draft.offer, forged, draft.request_box, here.north.router_id.encode()))
         assert "signature" in (await here.dropped(pack(NoticeKind.OFFER, session_id, body))).lower()
 
@@ -148,7 +148,7 @@ async def test_a_statement_or_prekey_by_another_key_is_not_believed(tmp_path: Pa
         here.bridge.asked.clear()
         await here.echo()  # with the prekey that verified before: the relay goes on as if nothing had been said
         offer = here.bridge.asked[0].offer
-        assert unpack_fields(offer, 11)[6] == here.prekey("south").published().prekey_id
+        assert unpack_fields(offer, 12)[7] == here.prekey("south").published().prekey_id
 
 
 async def test_a_rolled_back_statement_is_refused_and_told(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.records import RemoteDevice
 from isthmus.router.routing.store import Store
 from isthmus.router.sync import Sync
+from isthmus.testing.clouds import NoClouds
 
 
 @dataclass
@@ -109,7 +110,17 @@ async def joined(
     machine = SlowClock() if late else SystemClock()
     http = BridgeConnection(keys.membership.url, keys.membership.identity, keys.identity, clock=machine)
     stack.push_async_callback(http.close)
-    sync = Sync(http, directory, keys, clock=clock, system_clock=clock, counts=list, audit=audit, metrics=Metrics())
+    sync = Sync(
+        http,
+        directory,
+        keys,
+        clock=clock,
+        system_clock=clock,
+        counts=list,
+        clouds=NoClouds(),
+        audit=audit,
+        metrics=Metrics(),
+    )
     return Site(folder, clock, keys, directory, Administration(store, directory, keys, audit, clock), sync)
 
 
@@ -187,6 +198,7 @@ async def test_a_restored_router_is_not_shut_out(bridge: TheBridge, stack: Async
         clock=north.clock,
         system_clock=None,
         counts=list,
+        clouds=NoClouds(),
         audit=audit,
         metrics=Metrics(),
     )

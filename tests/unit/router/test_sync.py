@@ -8,12 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from isthmus.contract.documents import DocumentKind, SignedDocument
-from isthmus.contract.rest import REVOKED, HeartbeatAnswer, Network, SessionCount, SiteEntry
+from isthmus.contract.rest import REVOKED, HeartbeatAnswer, Network, SessionCount, SiteEntry, Usage
 from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.tasks import Tasks
 from isthmus.router.metrics import Metrics
 from isthmus.router.sync import MOST_OFFSET, Sync
+from isthmus.testing.clouds import NoClouds
 
 
 class PlainBridge:
@@ -53,7 +54,9 @@ class PlainBridge:
         self.kept += documents
         self.given.set()
 
-    async def heartbeat(self, counts: Sequence[SessionCount]) -> HeartbeatAnswer:
+    async def heartbeat(
+        self, counts: Sequence[SessionCount], *, pairs: Sequence[str] = (), usage: Usage | None = None
+    ) -> HeartbeatAnswer:
         self._call("heartbeat")
         self.heard = list(counts)
         return HeartbeatAnswer(time=self.home.clock.now() + self.ahead, revision=self.revision)
@@ -72,6 +75,7 @@ def make_sync(home: Any, bridge: PlainBridge, system_clock: SystemClock | None =
         clock=home.clock,
         system_clock=system_clock,
         counts=list,
+        clouds=NoClouds(),
         audit=home.audit,
         metrics=Metrics(),
     )

@@ -5,6 +5,7 @@ with the A-ASSOCIATE-RJ that the caller's device is to hear.
 """
 
 import asyncio
+import contextlib
 import functools
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -17,15 +18,15 @@ import structlog
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack_fields, unpack_fields
 from isthmus.dicom.associate import AssociateAccept, AssociateRequest, build_all_refused_accept
 from isthmus.dicom.services import Service, allowed_contexts
-from isthmus.envelope.identity import RouterId
 from isthmus.envelope.offers import Decision, OpenedOffer, open_offer, peek_offer
-from isthmus.errors import AssociationRefused, RemoteMisuse, SealBroken, Untrusted
+from isthmus.errors import AssociationRefused, ProviderTrouble, RemoteMisuse, SealBroken, Untrusted
 from isthmus.relay.policy import CommandPolicy
 from isthmus.router.live.called_device import as_reject, call_device
 from isthmus.router.live.hollow import HollowSession
 from isthmus.router.live.registry import FIRST_CREDIT, Live, refusal
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.live.translation import put_back, retitled, titles_for
+from isthmus.router.providers.pair import CloudPair
 from isthmus.router.routing.records import Admission, DeliveryMode
 
 _log = structlog.get_logger()
@@ -39,6 +40,7 @@ REPEAT_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # an accept that nobody seems
 class _Answering:
     """An offer in hand: `again` sends the accept once more, once there is one, for an offer that comes again."""
 
+    pair: CloudPair
     task: asyncio.Task[None] | None = None
     again: Callable[[], Coroutine[None, None, None]] | None = None
 
@@ -56,7 +58,7 @@ class Answering:
             if known.again is not None:
                 self._live.core.tasks.spawn(known.again(), name="answer again")
             return
-        state = self._answering[session_id] = _Answering()
+        state = self._answering[session_id] = _Answering(self._live.core.pairs.built_in)
         state.task = self._live.core.tasks.spawn(self._answer(session_id, notice, state), name="answer an offer")
 
     def withdrawn(self, session_id: bytes) -> bool:
@@ -101,18 +103,28 @@ class Answering:
 
     async def _call(self, opened: OpenedOffer, state: _Answering) -> None:
         live, core = self._live, self._live.core
-        patience = core.tasks.spawn(self._say_dialling(opened), name="say that a device is being called")
         session = Session(live, core.clock)
         session.device_asks = False
-        try:
-            admission = await self._admit(opened)
-            live.demand_room(session)
-            await self._relay(opened, admission, session, state)
-        except AssociationRefused as refused:
-            live.note_refusal(opened.calling, opened.called, refused)
-            await self._reply_refusal(opened, as_reject(refused), state)
-        finally:
-            patience.cancel()
+        with contextlib.suppress(ProviderTrouble):  # else the built-in pair carries the refusal
+            state.pair = core.pairs.named(opened.provider)
+        with state.pair.held():
+            patience = core.tasks.spawn(self._say_dialling(opened, state), name="say that a device is being called")
+            try:
+                await self._decide(opened, session, state)
+            except AssociationRefused as refused:
+                live.note_refusal(opened.calling, opened.called, refused)
+                await self._reply_refusal(opened, as_reject(refused), state)
+            finally:
+                patience.cancel()
+
+    async def _decide(self, opened: OpenedOffer, session: Session, state: _Answering) -> None:
+        if state.pair.name != opened.provider:
+            raise refusal(
+                f"a session over the cloud pair {opened.provider}, which is not in use here", hint="isthmus egress list"
+            )
+        admission = await self._admit(opened)
+        self._live.demand_room(session)
+        await self._relay(opened, admission, session, state)
 
     async def _admit(self, opened: OpenedOffer) -> Admission:
         """Return what the tables say, once the offer is on disk: from then on it can never be answered again."""
@@ -166,10 +178,12 @@ class Answering:
             core.identity, decision=Decision.ACCEPTED, answer=raw, window=FIRST_CREDIT, random=core.random
         )
         reply = pack_fields((acceptance.accept, acceptance.signature, acceptance.answer_box))
-        state.again = functools.partial(live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, reply)
+        state.again = functools.partial(
+            live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, reply, pair=state.pair
+        )
         session.session_id = opened.session_id
         session.link = live.join(
-            session, opened.session_id, opened.initiator, acceptance.keys, credit_out=opened.window
+            session, opened.session_id, opened.initiator, acceptance.keys, pair=state.pair, credit_out=opened.window
         )
         repeat = core.tasks.spawn(self._reply(state.again), name="say that a device accepted")
         session.on_heard = repeat.cancel
@@ -195,14 +209,16 @@ class Answering:
         core = self._live.core
         rejection = opened.accept(core.identity, decision=Decision.REJECTED, answer=raw, window=0, random=core.random)
         body = pack_fields((rejection.accept, rejection.signature, rejection.answer_box))
-        state.again = functools.partial(self._live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, body)
+        state.again = functools.partial(
+            self._live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, body, pair=state.pair
+        )
         asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.forget, opened.session_id)
         await state.again()
 
-    async def _say_dialling(self, opened: OpenedOffer) -> None:
+    async def _say_dialling(self, opened: OpenedOffer, state: _Answering) -> None:
         while True:  # until there is an answer: a notice may be lost
             await asyncio.sleep(PATIENCE_SECONDS)
-            await self._live.tell(RouterId(opened.initiator), NoticeKind.DIALLING, opened.session_id)
+            await self._live.tell(opened.initiator, NoticeKind.DIALLING, opened.session_id, pair=state.pair)
 
 
 def _restored(

@@ -155,10 +155,10 @@ class Echo:
         live = self._live
         started = time.perf_counter()
         request = _request(target.title, caller.network_title)
-        session_id, answer = await self._opening.offer(caller, target, request)
+        session_id, answer, pair = await self._opening.offer(caller, target, request)
         _demand_accepted(answer.answer, answer.decision is Decision.ACCEPTED, target.title)
         conversation = _Conversation()
-        link = live.join(conversation, session_id, target.router_id, answer.keys, credit_out=answer.window)
+        link = live.join(conversation, session_id, target.router_id, answer.keys, pair=pair, credit_out=answer.window)
         legs = [
             Leg("look up in the directory", routed),
             Leg("session through the Bridge, device connects and negotiates", time.perf_counter() - started),
@@ -170,7 +170,7 @@ class Echo:
         try:
             status = await _converse(conversation, send, _context(request, answer.answer), legs)
         except BaseException:
-            await live.tell(target.router_id, NoticeKind.GONE, session_id)
+            await live.tell(target.router_id, NoticeKind.GONE, session_id, pair=pair)
             link.close()
             raise
         link.finish()

@@ -6,7 +6,7 @@ lacks and the command that would mend it.
 
 import asyncio
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -25,6 +25,7 @@ from isthmus.router.live.link import LocalLink
 from isthmus.router.live.registry import FIRST_CREDIT, Live, Waiting, refusal
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.live.translation import put_back, retitled, titles_for
+from isthmus.router.providers.pair import CloudPair
 from isthmus.router.routing.records import LocalDevice, RemoteDevice
 
 _log = structlog.get_logger()
@@ -46,6 +47,14 @@ class Queued(Protocol):
         Raises AssociationRefused if it can be neither.
         """
         ...
+
+
+class Offered(NamedTuple):
+    """A session that was offered: its id, the far device's answer, and the pair of clouds that it named."""
+
+    session_id: bytes
+    answer: Answer
+    pair: CloudPair
 
 
 class Opening:
@@ -146,7 +155,7 @@ class Opening:
         session.parties = Parties(caller.network_title, target.title, target.site, target.router_id)
         session.services = tuple(sorted(target.services))
         wire = retitled(request, called=target.title, calling=caller.network_title)
-        session_id, answer = await self.offer(caller, target, wire, parent)
+        session_id, answer, pair = await self.offer(caller, target, wire, parent)
         session.session_id = session_id
         connection = session.connection
         assert connection is not None
@@ -162,7 +171,9 @@ class Opening:
             raise
         if titles is not None:
             connection.side.translate(titles)
-        session.link = live.join(session, session_id, target.router_id, answer.keys, credit_out=answer.window)
+        session.link = live.join(
+            session, session_id, target.router_id, answer.keys, pair=pair, credit_out=answer.window
+        )
         live.established(session)
         _log.info(
             "association open", calling=request.calling, called=request.called, site=target.site,
@@ -172,13 +183,14 @@ class Opening:
 
     async def offer(
         self, caller: LocalDevice, target: RemoteDevice, request: AssociateRequest, parent: bytes | None = None
-    ) -> tuple[bytes, Answer]:
-        """Offer a session to the far Router; return its id and the far device's answer to `request`.
+    ) -> Offered:
+        """Offer a session to the far Router; return the far device's answer to `request`, among other things.
 
         Raises AssociationRefused; the far Router then lets its device go.
         """
         core = self._live.core
         session_id = core.random(SESSION_ID_BYTES)
+        pair = core.pairs.choose(target.router_id)
         draft = make_offer(
             core.identity,
             session_id=session_id,
@@ -190,6 +202,7 @@ class Opening:
             window=FIRST_CREDIT,
             now=core.clock.now(),
             random=core.random,
+            provider=pair.name,
         )
         ask = SessionRequest(
             session_id=session_id,
@@ -201,10 +214,11 @@ class Opening:
             request=draft.request_box,
             parent=parent,
         )
-        return session_id, await self._answer_to(session_id, ask, draft, target)
+        with pair.held():
+            return Offered(session_id, await self._answer_to(session_id, ask, draft, target, pair), pair)
 
     async def _answer_to(
-        self, session_id: bytes, ask: SessionRequest, draft: OfferDraft, target: RemoteDevice
+        self, session_id: bytes, ask: SessionRequest, draft: OfferDraft, target: RemoteDevice, pair: CloudPair
     ) -> Answer:
         live, core = self._live, self._live.core
         waiting = Waiting(asyncio.get_running_loop().create_future())
@@ -213,7 +227,7 @@ class Opening:
         started = asyncio.get_running_loop().time()
         try:
             while True:
-                body = await self._wait(waiting, target, started)
+                body = await self._wait(waiting, target, started, pair)
                 try:
                     accept, signature, answer_box = unpack_fields(body, 3)
                     answer = draft.open_accept(accept, signature, answer_box, target.public_key)
@@ -232,7 +246,7 @@ class Opening:
     async def _withdraw(self, session_id: bytes, target: RemoteDevice) -> None:
         """Tell the far Router to let its device go, more than once since a notice may be lost; then the Bridge."""
         for delay in WITHDRAW_AGAIN_SECONDS:
-            await self._live.tell(target.router_id, NoticeKind.GONE, session_id)
+            await self._live.tell(target.router_id, NoticeKind.GONE, session_id, pair=self._live.core.pairs.built_in)
             await asyncio.sleep(delay)
         self._report(session_id, "not answered")
 
@@ -242,7 +256,7 @@ class Opening:
         self._live.core.tasks.spawn(self._live.report_end(session_id, end), name="report that a session is not to be")
 
     @staticmethod
-    async def _wait(waiting: Waiting, target: RemoteDevice, started: float) -> bytes:
+    async def _wait(waiting: Waiting, target: RemoteDevice, started: float, pair: CloudPair) -> bytes:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(started + HEARD_SECONDS):
                 return await asyncio.shield(waiting.answer)
@@ -251,6 +265,7 @@ class Opening:
                 async with asyncio.timeout_at(started + ANSWER_SECONDS):
                     return await asyncio.shield(waiting.answer)
             raise refusal(f"{target.title} at {target.site} did not answer within {ANSWER_SECONDS:g} s")
+        pair.suspect(f"the Router of {target.site} was not heard over it")
         raise refusal(
             f"the Router of {target.site} did not answer within {HEARD_SECONDS:g} s",
             hint="ask that site to run `isthmus doctor`",

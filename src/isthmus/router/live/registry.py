@@ -14,7 +14,7 @@ import structlog
 
 from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.cloudio.pool import Pool
-from isthmus.cloudio.stream import Cloud, Duplex, DuplexObserver, StreamOptions
+from isthmus.cloudio.stream import Duplex, DuplexObserver, StreamOptions
 from isthmus.contract.notices import PREFIX_BYTES, NoticeKind, pack
 from isthmus.contract.rest import SessionCount, SessionEnd
 from isthmus.dicom.associate import AssociateAccept, AssociateRequest
@@ -32,6 +32,8 @@ from isthmus.router.config import RouterLimits
 from isthmus.router.live.forgotten import Forgotten
 from isthmus.router.live.session import Session
 from isthmus.router.metrics import Metrics
+from isthmus.router.providers.pair import CloudPair
+from isthmus.router.providers.pairs import CloudPairs
 from isthmus.router.routing.directory import Directory
 from isthmus.router.routing.records import DeliveryMode, LocalDevice
 
@@ -59,7 +61,7 @@ class Core:
     prekeys: Callable[[], Mapping[bytes, PrekeyPair]]
     directory: Directory
     bridge: BridgeConnection
-    cloud: Cloud
+    pairs: CloudPairs
     pool: Pool
     clock: Clock
     tasks: Tasks
@@ -176,8 +178,9 @@ class Live:
             self._answerer.offer(session_id, notice)
         elif kind == NoticeKind.GONE:
             self._answerer.withdrawn(session_id)
-        elif kind in _OF_STREAM and (far := self._forgotten.whom_to_tell(session_id, self.core.clock.monotonic())):
-            self.core.tasks.spawn(self.tell(far, NoticeKind.GONE, session_id), name="say that a session is over")
+        elif kind in _OF_STREAM and (over := self._forgotten.whom_to_tell(session_id, self.core.clock.monotonic())):
+            telling = self.tell(over.far_router, NoticeKind.GONE, session_id, pair=over.pair)
+            self.core.tasks.spawn(telling, name="say that a session is over")
 
     @staticmethod
     def _give(link: Duplex, session_id: bytes, notice: bytes) -> None:
@@ -194,10 +197,12 @@ class Live:
         elif kind == NoticeKind.DIALLING:
             waiting.dialling.set()
 
-    async def tell(self, router_id: str, kind: NoticeKind, session_id: bytes, body: bytes = b"") -> None:
-        """Send a small notice; if the service is down, whoever waits for it will ask again."""
+    async def tell(
+        self, router_id: str, kind: NoticeKind, session_id: bytes, body: bytes = b"", *, pair: CloudPair
+    ) -> None:
+        """Send a small notice over a pair; if the service is down, whoever waits for it will ask again."""
         try:
-            await self.core.cloud.signalling.publish(router_id, pack(kind, session_id, body))
+            await pair.cloud.signalling.publish(router_id, pack(kind, session_id, body))
         except ProviderTrouble as trouble:
             _log.warning("notice not sent", kind=kind.name, session=session_id.hex()[:8], reason=str(trouble))
 
@@ -210,14 +215,18 @@ class Live:
         far_router: str,
         keys: SessionKeys,
         *,
+        pair: CloudPair,
         credit_out: int,
     ) -> Duplex:
-        """Open the session's stream over the cloud, run it, and route its notices to it; `observer` hears of it."""
+        """Open the session's stream over `pair`, run it, and route its notices to it; `observer` hears of it.
+
+        Raises ProviderTrouble if the pair was closed meanwhile.
+        """
         core = self.core
         link = Duplex(
             session_id=session_id,
             keys=keys,
-            cloud=core.cloud,
+            cloud=pair.cloud,
             to=far_router,
             pool=core.pool,
             clock=core.clock,
@@ -227,19 +236,23 @@ class Live:
             options=core.stream,
         )
         self.links[session_id] = link
-        core.tasks.spawn(self._run(link, session_id, far_router, observer), name=f"stream of {session_id.hex()[:8]}")
+        running = self._run(link, session_id, far_router, observer, pair)
+        core.tasks.spawn(running, name=f"stream of {session_id.hex()[:8]}")
         return link
 
-    async def _run(self, link: Duplex, session_id: bytes, far_router: str, observer: DuplexObserver) -> None:
+    async def _run(
+        self, link: Duplex, session_id: bytes, far_router: str, observer: DuplexObserver, pair: CloudPair
+    ) -> None:
         try:
-            await link.run()
+            with pair.held():
+                await link.run()
         except Exception:  # noqa: BLE001 - a fault of ours: the device must not wait for a stream that is no more
             _log.exception("a session is ended by a fault of Isthmus", session=session_id.hex()[:8])
         finally:
             self.links.pop(session_id, None)
             if (timer := self._lingering.pop(session_id, None)) is not None:
                 timer.cancel()
-            self._forgotten.add(session_id, far_router, self.core.clock.monotonic())
+            self._forgotten.add(session_id, far_router, pair, self.core.clock.monotonic())
             self.core.metrics.resent(link.stats.resent)
             if self._answerer is not None:
                 self._answerer.forget(session_id)

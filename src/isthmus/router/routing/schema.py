@@ -60,4 +60,9 @@ STEPS: Final[tuple[str, ...]] = (
         PRIMARY KEY (device_id, abstract, transfer, source)) WITHOUT ROWID;
     ALTER TABLE audit ADD COLUMN mode TEXT NOT NULL DEFAULT '';
     """,
+    """
+    CREATE TABLE egress (
+        host TEXT NOT NULL, port INTEGER NOT NULL, typed INTEGER NOT NULL, since REAL NOT NULL,
+        PRIMARY KEY (host, port)) WITHOUT ROWID;
+    """,
 )

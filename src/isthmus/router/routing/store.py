@@ -414,6 +414,25 @@ class Store:
         """Unbind one title, or all of a Router; return how many."""
         return self._write("DELETE FROM seen_titles WHERE router_id = ? OR title = ?", router_id, title)
 
+    def egress(self) -> list[tuple[HostPort, bool, float]]:
+        """Return the hosts this site lets its Router connect to: where, whether typed by a person, since when."""
+        rows = self._rows("SELECT host, port, typed, since FROM egress ORDER BY host, port")
+        return [(HostPort(host, port), bool(typed), since) for host, port, typed, since in rows]
+
+    def put_egress(self, at: HostPort, *, typed: bool, now: float) -> None:
+        """Let the Router connect to a host; what a person typed stays typed."""
+        self._write(
+            "INSERT INTO egress VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET typed = MAX(typed, excluded.typed)",
+            at.host,
+            at.port,
+            typed,
+            now,
+        )
+
+    def delete_egress(self, at: HostPort) -> bool:
+        """Take a host off that list; return whether it was on it."""
+        return self._write("DELETE FROM egress WHERE host = ? AND port = ?", at.host, at.port) > 0
+
     # -- aliases, unknown callers
 
     def aliases(self) -> list[Alias]:
