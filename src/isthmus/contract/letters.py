@@ -11,6 +11,7 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from isthmus.contract.documents import Base64, Instant, Payload
+from isthmus.contract.rest import BUILT_IN_PROVIDER, ProviderName
 
 ENVELOPE_ID_BYTES: Final = 16
 OBJECT_ID_BYTES: Final = 16
@@ -83,6 +84,7 @@ class Manifest(Payload):
         size: bytes of all blobs together.
         blobs: the size of each, in order.
         name_key: HMAC key of the blobs' names.
+        provider: name of the pair of cloud services whose blobstore has the blobs.
         objects: in the order of their records.
     """
 
@@ -93,6 +95,7 @@ class Manifest(Payload):
     size: Count
     blobs: list[Annotated[Count, Field(gt=0)]]
     name_key: Secret = Field(repr=False)
+    provider: ProviderName = BUILT_IN_PROVIDER
     objects: list[ManifestObject]
 
     @model_validator(mode="after")

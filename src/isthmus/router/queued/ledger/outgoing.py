@@ -79,6 +79,7 @@ class Envelope:
     """A part of a bundle on its way to one device of another site.
 
     Attributes:
+        provider: name of the pair of cloud services whose blobstore gets the blobs.
         base: byte of the bundle's file at which the first blob starts.
         blobs: size of each blob.
         uploaded: blobs that are known to be in the store, from the first on; once it is posted, how often they were put
@@ -94,6 +95,7 @@ class Envelope:
     destination: str
     calling: str
     secret: bytes = field(repr=False)
+    provider: str
     base: int
     blobs: tuple[int, ...]
     uploaded: int
@@ -357,6 +359,7 @@ def begin_envelope(
     envelope_id: bytes,
     router_id: str,
     secret: bytes,
+    provider: str,
     cut: Callable[[int], Sequence[int]],
 ) -> Envelope | None:
     """Take what waits into a new envelope; `cut` says how large its blobs are. None if nothing waits any more."""
@@ -373,14 +376,15 @@ def begin_envelope(
     ).fetchone()
     blobs = cut(end - start)
     connection.execute(
-        "INSERT INTO envelopes (envelope_id, direction, bundle_id, router_id, destination, secret, base, blobs,"
-        " uploaded, state) VALUES (?, 'out', ?, ?, ?, ?, ?, ?, 0, 'uploading')",
+        "INSERT INTO envelopes (envelope_id, direction, bundle_id, router_id, destination, secret, provider, base,"
+        " blobs, uploaded, state) VALUES (?, 'out', ?, ?, ?, ?, ?, ?, ?, 0, 'uploading')",
         (
             envelope_id,
             item.bundle_id,
             router_id,
             item.destination,
             secret,
+            provider,
             start,
             ",".join(map(str, blobs)),
         ),
@@ -389,8 +393,9 @@ def begin_envelope(
 
 
 _ENVELOPE: Final = (
-    "SELECT e.envelope_id, e.bundle_id, b.name, e.router_id, e.destination, b.calling, e.secret, e.base, e.blobs,"
-    " e.uploaded, e.state, e.counter, e.posted FROM envelopes AS e JOIN bundles AS b ON b.bundle_id = e.bundle_id"
+    "SELECT e.envelope_id, e.bundle_id, b.name, e.router_id, e.destination, b.calling, e.secret, e.provider, e.base,"
+    " e.blobs, e.uploaded, e.state, e.counter, e.posted FROM envelopes AS e"
+    " JOIN bundles AS b ON b.bundle_id = e.bundle_id"
     " WHERE e.direction = 'out'"
 )
 
@@ -520,5 +525,5 @@ def receipts_due(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _envelope(row: tuple[Any, ...]) -> Envelope:
-    values = (*row[:8], tuple(int(size) for size in row[8].split(",") if size), *row[9:])
+    values = (*row[:9], tuple(int(size) for size in row[9].split(",") if size), *row[10:])
     return Envelope(*values)

@@ -74,4 +74,7 @@ STEPS: Final[tuple[str, ...]] = (
     """
     CREATE INDEX envelopes_by_time ON envelopes (posted);
     """,
+    """
+    ALTER TABLE envelopes ADD COLUMN provider TEXT NOT NULL DEFAULT 'bridge';
+    """,
 )

@@ -1,6 +1,7 @@
 """Envelopes that are being fetched: their blobs side by side, all verified before anything counts."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from isthmus.envelope.mailboxes import envelope_blob_name, envelope_blob_names
 from isthmus.errors import BlobMissing, ProviderTrouble, SealBroken
 from isthmus.kit.backoff import delays
 from isthmus.kit.tasks import Tasks
+from isthmus.ports.blobstore import Blobstore
 from isthmus.router.queued.ledger import incoming
 from isthmus.router.queued.ledger.records import BundleRow
 from isthmus.router.queued.post.backlog import Backlog
@@ -37,6 +39,7 @@ _FULL_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 60.0
 _WAIT_SECONDS: Final = 2.0  # for blobs that were announced before they were put
 _SLOWEST: Final = 32 * 1024  # bytes a second below which a get is given up
+_UNREACHED_SECONDS: Final = 600.0  # after which what lies with a pair that is not open here is asked for anew
 GRACE_SECONDS: Final = 30.0
 """How long a blob may be missing before its sender is asked and a person told."""
 
@@ -205,7 +208,7 @@ class Downloads:
                     refused = ("held", ReceiptState.HELD, str(error))
                     continue
                 await asyncio.sleep(wait)
-            for matter in ("room", "blob"):
+            for matter in ("room", "blob", "pair"):
                 self._core.alerts.clear(site, matter)
         finally:
             if pull.bundle is not None:
@@ -219,12 +222,15 @@ class Downloads:
         if not pull.done and await self._core.ledger.run(partial(self._take_known, pull)):
             self._finished(pull)
             return True
+        store = self._store(pull)
+        if store is None:
+            return False
         if pull.bundle is None:
             pull.bundle = await self._spool.receive(pull.router_id, pull.manifest)
             if pull.resumed:
                 prefix = await pull.bundle.verified_prefix()
                 pull.done = {index for index, end in enumerate(pull.starts[1:]) if end <= prefix}
-        whole = await self._fetch(pull, pull.bundle)
+        whole = await self._fetch(pull, pull.bundle, store)
         pull.tries += 1
         if not whole:
             return False
@@ -240,14 +246,14 @@ class Downloads:
         self._finished(pull)
         return True
 
-    async def _fetch(self, pull: _Pull, bundle: InboundBundle) -> bool:
+    async def _fetch(self, pull: _Pull, bundle: InboundBundle, store: Blobstore) -> bool:
         """Fetch blobs, many at a time; return whether none is lacking."""
         waiting = iter([index for index in range(len(pull.manifest.blobs)) if index not in pull.done])
         running: set[asyncio.Task[None]] = set()
         try:
             while True:
                 while len(running) < MOST and (index := next(waiting, None)) is not None:
-                    running.add(self._tasks.spawn(self._get(pull, bundle, index), name="get a blob"))
+                    running.add(self._tasks.spawn(self._get(pull, bundle, store, index), name="get a blob"))
                 if not running:
                     break
                 ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -260,14 +266,14 @@ class Downloads:
                 await asyncio.wait(running)
         return len(pull.done) == len(pull.manifest.blobs)
 
-    async def _get(self, pull: _Pull, bundle: InboundBundle, index: int) -> None:
+    async def _get(self, pull: _Pull, bundle: InboundBundle, store: Blobstore, index: int) -> None:
         size = pull.manifest.blobs[index]
         name = envelope_blob_name(pull.manifest.name_key, index)
         try:
             async with self.lanes.lane((0, pull.order, index), size):
                 try:
                     async with asyncio.timeout(_CALL_SECONDS + size / _SLOWEST):
-                        body = await self._core.blobstore.get(name, wait=0.0 if pull.tries else _WAIT_SECONDS)
+                        body = await store.get(name, wait=0.0 if pull.tries else _WAIT_SECONDS)
                 except BlobMissing:
                     return  # an answer, and no trouble of the store's
         except (ProviderTrouble, TimeoutError):
@@ -277,6 +283,17 @@ class Downloads:
             return
         await bundle.pwrite(pull.starts[index], body)
         pull.done.add(index)
+
+    def _store(self, pull: _Pull) -> Blobstore | None:
+        """Return where the blobs are; None if that pair of clouds is not open here. Raises _Damaged if it stays so."""
+        try:
+            return self._core.stores.queued_store(pull.manifest.provider)
+        except ProviderTrouble as trouble:
+            site = self._core.site_of(pull.router_id)
+            self._core.alerts.raise_(site, "pair", f"what site {site} sent waits where we cannot get it: {trouble}")
+            if self._core.clock.monotonic() - pull.began > _UNREACHED_SECONDS:
+                raise _Damaged("it is asked for by another way") from trouble
+            return None
 
     async def _doubt(self, pull: _Pull, bundle: InboundBundle) -> None:
         """Find the blob that is damaged, and have it fetched again. Raises _Damaged the second time."""
@@ -364,4 +381,6 @@ class Downloads:
         self._core.tasks.spawn(self._delete(manifest), name="delete read blobs")
 
     async def _delete(self, manifest: Manifest) -> None:
-        await delete_quietly(self._core.blobstore, *envelope_blob_names(manifest.name_key, len(manifest.blobs)))
+        names = envelope_blob_names(manifest.name_key, len(manifest.blobs))
+        with contextlib.suppress(ProviderTrouble):
+            await delete_quietly(self._core.stores.queued_store(manifest.provider), *names)

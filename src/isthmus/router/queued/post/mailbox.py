@@ -48,6 +48,18 @@ _CALL_SECONDS: Final = 60.0
 _SLOWEST: Final = 32 * 1024  # bytes a second below which a call is given up
 
 
+class EnvelopeStores(Protocol):
+    """Where the blobs of envelopes go: the pairs of cloud services, by name. Letters are always with the Bridge."""
+
+    def chosen_for(self, router_id: str) -> str:
+        """Return the best pair for what goes to a Router now."""
+        ...
+
+    def queued_store(self, name: str) -> Blobstore:
+        """Return a pair's blobstore. Raises ProviderTrouble if the pair is not open here."""
+        ...
+
+
 class LocalSeal(Protocol):
     """Seals what is kept in the ledger: `isthmus.router.queued.spool.secrets.SpoolSecrets`."""
 
@@ -66,6 +78,7 @@ class PostCore:
 
     Attributes:
         prekeys: ours, by prekey id, those of the past months too.
+        blobstore: the Bridge's own, where letters lie.
     """
 
     identity: Identity
@@ -73,6 +86,7 @@ class PostCore:
     directory: Directory
     signalling: Signalling
     blobstore: Blobstore
+    stores: EnvelopeStores
     ledger: Ledger
     local: LocalSeal
     clock: Clock

@@ -6,7 +6,9 @@ need not be there: its pinned key, its mailbox and a prekey are enough.
 """
 
 import asyncio
+import contextlib
 import sqlite3
+from collections import defaultdict
 from functools import partial
 from typing import Final, Protocol
 
@@ -17,6 +19,7 @@ from isthmus.envelope.letters import MAX_BODY_BYTES
 from isthmus.envelope.mailboxes import envelope_blob_name, envelope_blob_names
 from isthmus.errors import BlobExists, IsthmusError, ProviderTrouble, Retry, SealBroken, Untrusted
 from isthmus.kit.backoff import delays
+from isthmus.ports.blobstore import BlobstoreTraits
 from isthmus.router.queued.ledger import outgoing
 from isthmus.router.queued.ledger.outgoing import Envelope, PostedLetter, SealedObject
 from isthmus.router.queued.post.lanes import MOST, Lanes
@@ -28,6 +31,7 @@ _log = structlog.get_logger()
 
 SMALL_BLOB: Final = 1024 * 1024
 LARGE_BLOB: Final = 4 * 1024 * 1024
+BILLED_BLOB: Final = 8 * 1024 * 1024
 _TAIL_BYTES: Final = 16 * 1024 * 1024  # the end of what there is goes in small blobs, so that no lane idles
 _AT_ONCE: Final = 8  # envelopes
 _LOOK_SECONDS: Final = 60.0
@@ -141,7 +145,8 @@ class Outbox:
         fars: dict[str, FarMailbox] = {
             far.site: far for row in self._core.accepted() if (far := far_mailbox(self._core, row.router_id))
         }
-        begun, more = await self._core.ledger.run(partial(self._begin, fars=fars, most=free))
+        stores = {site: self._store_for(far.router_id) for site, far in fars.items()}
+        begun, more = await self._core.ledger.run(partial(self._begin, fars=fars, stores=stores, most=free))
         for envelope, priority in begun:
             self._start(envelope, priority)
         self._promised = -1.0 if begun else self._promised
@@ -150,29 +155,38 @@ class Outbox:
             self._spool.want()
 
     def _begin(
-        self, connection: sqlite3.Connection, fars: dict[str, FarMailbox], most: int
+        self,
+        connection: sqlite3.Connection,
+        fars: dict[str, FarMailbox],
+        stores: dict[str, tuple[str, BlobstoreTraits]],
+        most: int,
     ) -> tuple[list[tuple[Envelope, int]], bool]:
         items = outgoing.waiting(connection, fars, most=most + 1)
         begun = []
         for item in items[:most]:
             envelope_id = self._core.random(_ID_BYTES)
+            provider, traits = stores[item.site]
             envelope = outgoing.begin_envelope(
                 connection,
                 item,
                 envelope_id=envelope_id,
                 router_id=fars[item.site].router_id,
                 secret=self._core.local.seal_local(_key_label(envelope_id), self._core.random(_KEY_BYTES)),
-                cut=partial(self._cut, busy=len(items) > 1),
+                provider=provider,
+                cut=partial(_cut, traits=traits, busy=len(items) > 1),
             )
             if envelope is not None:
                 begun.append((envelope, item.priority))
         return begun, len(items) > most
 
-    def _cut(self, size: int, *, busy: bool) -> list[int]:
-        traits = self._core.blobstore.traits
-        large, small = min(LARGE_BLOB, traits.max_blob_bytes), min(SMALL_BLOB, traits.max_blob_bytes)
-        tail = 0 if busy or traits.relays else min(size, _TAIL_BYTES)
-        return [*_pieces(size - tail, large), *_pieces(tail, small)]
+    def _store_for(self, router_id: str) -> tuple[str, BlobstoreTraits]:
+        """Return the pair that a new envelope to a Router uses, and what its blobstore can do."""
+        name = self._core.stores.chosen_for(router_id)
+        return name, self._core.stores.queued_store(name).traits
+
+    def _is_moved(self, envelope: Envelope) -> bool:
+        """Return whether another pair of clouds is to carry what this envelope holds: its own fails."""
+        return self._core.stores.chosen_for(envelope.router_id) != envelope.provider
 
     def _start(self, envelope: Envelope, priority: int) -> None:
         task = self._core.tasks.spawn(self._send(envelope, priority), name="send an envelope")
@@ -211,6 +225,9 @@ class Outbox:
                 taken = True
                 continue
             except (ProviderTrouble, NoRoom, SpoolFailed) as error:
+                if not posted and isinstance(error, ProviderTrouble) and self._is_moved(envelope):
+                    taken = True
+                    continue
                 self._core.alerts.raise_(site, "upload", f"objects for site {site} cannot be put: {error}")
             except (Untrusted, SealBroken) as error:  # what is uploaded stays, and is told of when that can be
                 tell_unsealed(self._core, envelope.router_id, error)
@@ -222,7 +239,8 @@ class Outbox:
         While nobody knows how fast the line is, the letters go first, too: a reader that waits in vain asks again.
         """
         seconds = self.lanes.seconds_for(sum(envelope.blobs))
-        return self._core.blobstore.traits.relays and (seconds is None or seconds < _SOON_SECONDS)
+        relays = self._core.stores.queued_store(envelope.provider).traits.relays
+        return relays and (seconds is None or seconds < _SOON_SECONDS)
 
     async def _post(self, envelope: Envelope, name_key: bytes, *, announced: bool) -> bool:
         """Post the letter, `announced` before the blobs; return whether it is posted.
@@ -274,6 +292,7 @@ class Outbox:
             size=sum(envelope.blobs),
             blobs=list(envelope.blobs),
             name_key=name_key,
+            provider=envelope.provider,
             objects=[
                 ManifestObject(
                     object_id=item.object_id,
@@ -328,12 +347,12 @@ class Outbox:
             try:
                 async with self.lanes.lane(rank, size), asyncio.timeout(_CALL_SECONDS + size / _SLOWEST):
                     body = await self._spool.read(envelope.bundle, start, end)
-                    await self._core.blobstore.put(name, body)
+                    await self._core.stores.queued_store(envelope.provider).put(name, body)
                 return index
             except BlobExists as error:
                 raise _NameTaken(str(error)) from error
             except (ProviderTrouble, TimeoutError) as trouble:
-                if isinstance(trouble, ProviderTrouble) and trouble.retry is Retry.NEVER:
+                if isinstance(trouble, ProviderTrouble) and (trouble.retry is Retry.NEVER or self._is_moved(envelope)):
                     raise
                 tries += 1
                 if tries == _TELL_AFTER:
@@ -343,18 +362,21 @@ class Outbox:
             await asyncio.sleep(next(waits))
 
     async def _delete(self, envelope: Envelope, name_key: bytes) -> None:
-        await delete_quietly(self._core.blobstore, *envelope_blob_names(name_key, len(envelope.blobs)))
+        names = envelope_blob_names(name_key, len(envelope.blobs))
+        with contextlib.suppress(ProviderTrouble):  # a pair that is not in use here any more: its own rule sweeps
+            await delete_quietly(self._core.stores.queued_store(envelope.provider), *names)
 
     async def forget(self, envelope_ids: list[bytes]) -> None:
         """Take the blobs of these envelopes out of the store: nobody reads them any more."""
-        names: list[str] = []
+        names: defaultdict[str, list[str]] = defaultdict(list)
         for envelope_id in envelope_ids:
             envelope = await self._core.ledger.read(partial(outgoing.envelope, envelope_id=envelope_id))
             if envelope is not None:
                 name_key = self._core.local.open_local(_key_label(envelope_id), envelope.secret)
-                names += envelope_blob_names(name_key, len(envelope.blobs))
-        if names:
-            await delete_quietly(self._core.blobstore, *names)
+                names[envelope.provider] += envelope_blob_names(name_key, len(envelope.blobs))
+        for provider, of_pair in names.items():
+            with contextlib.suppress(ProviderTrouble):
+                await delete_quietly(self._core.stores.queued_store(provider), *of_pair)
 
     # -- once more
 
@@ -413,6 +435,15 @@ class Outbox:
             _log.warning("an envelope could not be put again", reason=str(error))
         finally:
             self._again.discard(envelope.envelope_id)
+
+
+def _cut(size: int, *, traits: BlobstoreTraits, busy: bool) -> list[int]:
+    """Return the sizes of an envelope's blobs: few where each is paid for, else many at the end, for all lanes."""
+    most = traits.max_blob_bytes
+    if traits.billed:
+        return _pieces(size, min(BILLED_BLOB, most))
+    tail = 0 if busy or traits.relays else min(size, _TAIL_BYTES)
+    return [*_pieces(size - tail, min(LARGE_BLOB, most)), *_pieces(tail, min(SMALL_BLOB, most))]
 
 
 def _pieces(size: int, piece: int) -> list[int]:

@@ -12,6 +12,7 @@ from isthmus.contract.letters import ObjectKind, Receipt, ReceiptState
 from isthmus.contract.rest import Network, SiteEntry
 from isthmus.envelope.identity import Identity
 from isthmus.envelope.records import ObjectMeta
+from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.files import write_durably
 from isthmus.kit.names import AETitle, SiteName
@@ -65,6 +66,8 @@ class Site:
         self.hears = True
         self.came: list[str] = []
         self.quota: int | None = None
+        self.pair = "bridge"
+        self.others: dict[str, Blobstore] = {}
 
     def _alert(self, _site: str, text: str) -> None:
         self.alerts.append(text)
@@ -73,6 +76,17 @@ class Site:
         """Add a device that takes objects, granted to another site."""
         self.administration.device_add(f"{title}@192.0.2.10:104")
         self.administration.grant_add(title, site=for_site, services=list(services))
+
+    def chosen_for(self, router_id: str) -> str:
+        """Return the pair that envelopes use now (`EnvelopeStores`)."""
+        del router_id
+        return self.pair
+
+    def queued_store(self, name: str) -> Blobstore:
+        """Return a pair's blobstore."""
+        if name not in self.others and name != "bridge":
+            raise ProviderTrouble(f"{name} is not in use here", retry=Retry.LATER)
+        return self.others.get(name, self.blobstore)
 
     # -- running
 
@@ -92,6 +106,7 @@ class Site:
             directory=self.directory,
             signalling=self.signalling,
             blobstore=self.blobstore,
+            stores=self,
             ledger=self.ledger,
             local=self.spool.secrets,
             clock=self.clock,
