@@ -19,6 +19,7 @@ from isthmus.cli import (
     directory,
     doctor,
     echo,
+    egress,
     grant,
     group,
     logs,
@@ -46,7 +47,7 @@ app = App(
 )
 
 # These modules are light: what is heavy they import inside their functions.
-for _noun in (bridge, router, site, device, grant, alias, delivery, group, queue, bandwidth):
+for _noun in (bridge, router, site, device, grant, alias, delivery, group, queue, bandwidth, egress):
     app.command(_noun.app)
 for _command in (demo.demo, directory.directory, echo.echo, sessions.sessions, audit.audit, doctor.doctor):
     app.command(_command)

@@ -27,6 +27,7 @@ from isthmus.router.audit import Audit
 from isthmus.router.config import RouterConfig
 from isthmus.router.control.administration import Administration
 from isthmus.router.control.api import Control
+from isthmus.router.control.egress_operations import EgressOperations
 from isthmus.router.control.mirror_operations import MirrorOperations
 from isthmus.router.control.operations import LiveOperations
 from isthmus.router.control.post_operations import PostOperations
@@ -189,7 +190,8 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
         bells = Bells(deliver=queue.dispatcher.wake, post=queue.post.connected)
         queue_operations = QueueOperations(queue.spool, queue.sealer, directory, audit, clock, bells)
         post_operations = PostOperations(queue.post, administration, audit)
-        for offered in (operations, mirror_operations, queue_operations, post_operations):
+        egress_operations = EgressOperations(pairs, egress, key_files, audit)
+        for offered in (operations, mirror_operations, queue_operations, post_operations, egress_operations):
             for name, operation in offered.table().items():
                 control.register(name, operation)
         address = await stack.enter_async_context(control.serving(config.console))

@@ -31,7 +31,8 @@ _log = structlog.get_logger()
 LINGER_SECONDS: Final = 30.0
 """For how long a billed service is still listened to after the last session on it."""
 _TRY_SECONDS: Final = 20.0
-_TRIES: Final = 3  # notices to ourselves: one may be lost
+_TRIES: Final = (1.0, 4.0, 12.0)  # seconds for a notice to ourselves: one may be lost
+_LINGER_STEP: Final = 1.0
 _AGAIN_FIRST: Final = 2.0
 _AGAIN_MOST: Final = 300.0
 _LOOK_SECONDS: Final = 3600.0  # what was accepted as public is looked at again
@@ -231,9 +232,9 @@ class RemotePair(CloudPair):
         mark = secrets.token_bytes(16)
         heard = self._heard[mark] = asyncio.Event()
         try:
-            for _ in range(_TRIES):
+            for wait in _TRIES:
                 await cloud.signalling.publish(self._own, pack(NoticeKind.TRIED, NO_SESSION, mark))
-                if await _wait(heard, _TRY_SECONDS / (_TRIES + 1)):
+                if await _wait(heard, wait):
                     return
         finally:
             del self._heard[mark]
@@ -270,9 +271,9 @@ class RemotePair(CloudPair):
             try:
                 tasks.spawn(self._listen_on(cloud), name="listen")
                 idle = 0.0
-                while idle < LINGER_SECONDS:
-                    await asyncio.sleep(1.0)
-                    idle = 0.0 if self._holders else idle + 1.0
+                while idle <= LINGER_SECONDS:
+                    await asyncio.sleep(_LINGER_STEP)
+                    idle = 0.0 if self._holders else idle + _LINGER_STEP
                 self._held.clear()
             finally:
                 await tasks.close()
