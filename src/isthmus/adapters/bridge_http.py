@@ -65,6 +65,18 @@ Answer = TypeVar("Answer", bound=BaseModel)
 _MOST_ANSWER_BYTES: Final = 64 * 1024 * 1024  # a network of many sites, each with many devices
 
 
+class RefusedOnTheWay(ProviderTrouble):
+    """An answer that is not in the Bridge's own words: a proxy in between gave it. `status` is HTTP's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(
+            f"the way to the Bridge answers {status}",
+            retry=Retry.LATER,
+            hint="isthmus router check URL tells what stands in between",
+        )
+        self.status: Final = status
+
+
 class BridgeConnection:
     """What a Router asks of its Bridge.
 
@@ -188,11 +200,19 @@ class BridgeConnection:
     # what the adapters of the built-in providers need
 
     async def request(
-        self, method: str, path: str, body: BaseModel | bytes | None = None, *, query: str = "", most_bytes: int = 0
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | bytes | None = None,
+        *,
+        query: str = "",
+        most_bytes: int = 0,
+        wait: float = 0.0,
     ) -> bytes:
         """Send one signed request below the API's root and return the body of its good answer.
 
         `most_bytes` is how long the body, or its answer, may be; it is given more time, as a slow way would need.
+        `wait` is for how many seconds the Bridge was asked to hold its answer.
         """
         is_json = isinstance(body, BaseModel)
         content = body.model_dump_json(exclude_none=True).encode() if isinstance(body, BaseModel) else body
@@ -212,7 +232,7 @@ class BridgeConnection:
                     headers=headers,
                     ssl=trust,
                     allow_redirects=False,
-                    timeout=_timeout(most_bytes, up, down),
+                    timeout=_timeout(most_bytes, up, down, wait=wait),
                 ) as response:
                     return await _good(response, down)
             except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError) as error:
@@ -403,13 +423,13 @@ def _make_session(url: str) -> aiohttp.ClientSession:
     )
 
 
-def _timeout(most_bytes: int, *caps: _Paced | None) -> aiohttp.ClientTimeout:
+def _timeout(most_bytes: int, *caps: _Paced | None, wait: float = 0.0) -> aiohttp.ClientTimeout:
     """Return how long a request may take: in all, and without a byte of its answer."""
     rates = [cap.pacing.rate / _CONNECTIONS for cap in caps if cap is not None and cap.pacing.rate is not None]
     return aiohttp.ClientTimeout(
-        total=REQUEST_SECONDS + most_bytes / min(_SLOWEST, *rates, _SLOWEST),
+        total=wait + REQUEST_SECONDS + most_bytes / min(_SLOWEST, *rates, _SLOWEST),
         sock_connect=CONNECT_SECONDS,
-        sock_read=REQUEST_SECONDS,
+        sock_read=wait + REQUEST_SECONDS,
     )
 
 
@@ -464,8 +484,7 @@ def _problem(status: int, content: bytes) -> Problem | ProviderTrouble:
         fields: Any = json.loads(content)
         title = str(fields["title"])
     except (ValueError, KeyError, TypeError):
-        # not the Bridge's own words: a proxy in between
-        return ProviderTrouble(f"the way to the Bridge answers {status}", retry=Retry.LATER)
+        return RefusedOnTheWay(status)
     detail, field, hint = (str(fields.get(name, "")) for name in ("detail", "field", "hint"))
     return Problem(status, title, detail=detail, field=field, hint=hint)
 

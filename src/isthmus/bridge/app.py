@@ -110,6 +110,7 @@ async def _serve(parts: Parts, tasks: Tasks, stop: asyncio.Event, ready: Callabl
             ready(address)
             await stop.wait()
         finally:
+            parts.polls.stop()
             (config.data / FILE).unlink(missing_ok=True)
             _log.info("bridge stops")
 

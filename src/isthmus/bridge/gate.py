@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.problems import problem_response
-from isthmus.bridge.rates import BLOBS, REQUESTS, Rates
+from isthmus.bridge.rates import BLOBS, NOTICES, REQUESTS, Rates
+from isthmus.contract.batches import MOST_BATCH_BYTES
 from isthmus.contract.rest import API, MAX_CLOCK_SKEW, REVOKED
 from isthmus.envelope.requests import RequestSignature, parse_authorization, verify_request
 from isthmus.errors import Problem
@@ -39,6 +40,8 @@ _EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
 _CONTENT_DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _BLOBS: Final = f"{API}/blobs/"
 _PROBE: Final = f"{API}/probe"
+_NOTICES: Final = f"{API}/notices"
+_MOST_BYTES: Final = {("POST", _PROBE): MAX_PROBE_BYTES, ("POST", _NOTICES): MOST_BATCH_BYTES}
 
 
 class SeenNonces:
@@ -72,6 +75,7 @@ class Guard:
         self._nonces = SeenNonces()
         self._requests = Rates(REQUESTS, clock)
         self._blobs = Rates(BLOBS, clock)
+        self._notices = Rates(NOTICES, clock)
         self._started = clock.now()
 
     def admit(self, method: str, target: str, authorization: str, digest: bytes) -> Account:
@@ -83,13 +87,18 @@ class Guard:
         if account is None:
             raise Problem(401, "Not enrolled", detail="This Router is not part of the network.")
         self.check(signature, account.public_key, method, target, digest)
-        (self._blobs if target.startswith(_BLOBS) else self._requests).take(account.router_id)
+        self._rates_of(target).take(account.router_id)
         return account
+
+    def _rates_of(self, target: str) -> Rates:
+        if target.startswith(_BLOBS):
+            return self._blobs
+        return self._notices if target.startswith(_NOTICES) else self._requests
 
     def forget(self, account: Account) -> None:
         """Forget how often a Router asked that left the network."""
-        self._requests.forget(account.router_id)
-        self._blobs.forget(account.router_id)
+        for rates in (self._requests, self._blobs, self._notices):
+            rates.forget(account.router_id)
 
     def check(self, signature: RequestSignature, public: bytes, method: str, target: str, digest: bytes) -> None:
         """Return if the signature fits and was not used before. Raises Problem 401."""
@@ -141,7 +150,7 @@ class Gate:
         method, path = scope["method"], scope["path"]
         is_blob = method == "PUT" and path.startswith(_BLOBS)
         is_probe = method == "POST" and path == _PROBE
-        limit = MAX_BLOB_BYTES if is_blob else MAX_PROBE_BYTES if is_probe else MAX_JSON_BYTES
+        limit = MAX_BLOB_BYTES if is_blob else _MOST_BYTES.get((method, path), MAX_JSON_BYTES)
         if headers.content_length() > limit:
             raise _too_large(limit)
         if (method, path) in OPEN or (method == "HEAD" and ("GET", path) in OPEN):

@@ -19,6 +19,7 @@ from isthmus.bridge.probe.service import Probe
 from isthmus.bridge.providers.service import Providers
 from isthmus.bridge.sessions.service import Sessions
 from isthmus.bridge.signalling.hub import Hub
+from isthmus.bridge.signalling.poll import Polls
 from isthmus.bridge.tls import Tls
 from isthmus.contract.notices import NoticeKind
 from isthmus.envelope.identity import Identity, Random, RouterId
@@ -44,6 +45,7 @@ class Parts:
         self.accounts = Accounts(self.database, clock, random)
         self.directory = Directory(self.database, self.accounts, clock)
         self.hub = Hub()
+        self.polls = Polls(self.hub)
         self.changes = Changes(self.hub, random)
         self.audit = Audit(self.database)
         self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)

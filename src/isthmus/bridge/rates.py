@@ -21,6 +21,8 @@ REQUESTS: Final = Rate(200, 2000)
 """Two for an association: a hundred a second, or all that a Router relays at once, are far from it."""
 BLOBS: Final = Rate(1000, 4000)
 """Puts, gets and deletes of blobs: where segments travel as blobs, there are two or three for each."""
+NOTICES: Final = Rate(1000, 4000)
+"""Batches of notices, sent and received, where WebSockets are forbidden: each tiny exchange may be one of its own."""
 
 
 @dataclass(slots=True)

@@ -97,9 +97,11 @@ class NetworkOptions:
 
     `probes`: Routers ask devices by themselves what they take, so that scripted devices see associations of theirs too.
     `dicom_tls`: each Router also listens for DICOM TLS; the test puts its files into FOLDER/SITE/tls beforehand.
+    `ca`: PEM file of the CA that Routers join with.
     """
 
     tls: bool = False
+    ca: Path | None = None
     dicom_tls: bool = False
     probes: bool = False
     limits: RouterLimits = field(default_factory=RouterLimits)
@@ -212,7 +214,7 @@ class Network:
         assert self.bridge is not None
         invite = await self.bridge.control("invite", site=name, valid_days=1)
         data = self._folder / name
-        await join(data, Invite.parse(invite["invite"]))
+        await join(data, Invite.parse(invite["invite"]), ca=self.options.ca)
         return await self.start(name)
 
     async def start(self, name: str, dicom: HostPort = _LOOPBACK) -> Site:

@@ -114,6 +114,9 @@ EXPECTED: dict[str, tuple[int, int]] = {
     "get_blob": (200, 200),  # names are unguessable; whoever was told one may read
     "delete_blob": (204, 204),
     "delete_blobs": (204, 204),
+    "send_notices": (204, 204),  # each notice is judged by itself, and dropped if it is not one's to send
+    "receive_notices": (200, 200),  # always one's own
+    "leave_notices": (204, 204),
 }
 
 

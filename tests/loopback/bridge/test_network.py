@@ -335,8 +335,8 @@ async def test_nothing_is_carried_for_a_session_that_both_have_ended(bridge: Bri
 
 async def test_a_message_that_is_too_long_closes_the_connection_at_its_header(bridge: BridgeUnderTest) -> None:
     one, _ = await bridge.pair()
-    socket = one.signalling._socket
-    assert socket is not None
+    socket = one.signalling._lane
+    assert isinstance(socket, WebSocket)
     assert socket._transport is not None
     socket._transport.write(b"\x82\xff" + (1 << 32).to_bytes(8, "big") + bytes(4))
     await bridge.offline(one)

@@ -22,6 +22,9 @@ class Away:
         self._answers = iter(answers)
         self.asked_all = asyncio.Event()
 
+    async def request(self, *_: object, **_options: object) -> bytes:
+        raise ProviderTrouble("cannot be asked either", retry=Retry.LATER)
+
     async def upgrade(self, _path: str) -> Any:
         try:
             raise next(self._answers)

@@ -114,6 +114,11 @@ class WebSocket(asyncio.BufferedProtocol):
         return self._transport is not None and not self._closing
 
     @property
+    def is_heard(self) -> bool:
+        """Whether anything came from the other end since it was last asked for a sign of life."""
+        return self._heard
+
+    @property
     def is_full(self) -> bool:
         """Whether so much waits to be sent that a sender should wait too."""
         return not self._writable.is_set()
@@ -131,6 +136,7 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def ping(self) -> None:
         """Ask the other end for a sign of life."""
+        self._heard = False
         self._send(Opcode.PING, ())
 
     def pause_reading(self) -> None:
@@ -272,21 +278,7 @@ class WebSocket(asyncio.BufferedProtocol):
     def _send(self, opcode: Opcode, parts: tuple[Bytes, ...]) -> None:
         if self._transport is None or self._closing:
             return
-        length = sum(map(len, parts))
-        flag = 0x80 if self._masks else 0
-        if length <= _MOST_CONTROL_BYTES:
-            header = bytes((0x80 | opcode, flag | length))
-        elif length < 1 << 16:
-            header = bytes((0x80 | opcode, flag | 126)) + length.to_bytes(2, "big")
-        else:
-            header = bytes((0x80 | opcode, flag | 127)) + length.to_bytes(8, "big")
-        if self._masks:
-            mask = secrets.token_bytes(4)
-            first, *others = _mask_parts(parts, mask) or (b"",)
-            # the first part is the mailbox: one TLS record less if it goes with the header
-            self._transport.writelines([b"".join((header, mask, first)), *others])
-        else:
-            self._transport.writelines([header, *parts])
+        self._transport.writelines(frame(opcode, parts, masks=self._masks))
 
     def _arm(self, delay: float, action: Callable[[], None]) -> None:
         if self._timer is not None:
@@ -298,7 +290,6 @@ class WebSocket(asyncio.BufferedProtocol):
             self._closing = f"silent for {PING_SECONDS:.0f} s"
             self.abort()
             return
-        self._heard = False
         self.ping()
         self._arm(PING_SECONDS, self._check_life)
 
@@ -310,3 +301,21 @@ def _mask_parts(parts: tuple[Bytes, ...], mask: bytes) -> list[bytes]:
         masked.append(apply_mask(part, mask[turn:] + mask[:turn]))
         at += len(part)
     return masked
+
+
+def frame(opcode: Opcode, parts: tuple[Bytes, ...], *, masks: bool) -> list[Bytes]:
+    """Return the bytes of one final frame, whose payload is the parts one after the other (RFC 6455 section 5.2)."""
+    length = sum(map(len, parts))
+    flag = 0x80 if masks else 0
+    if length <= _MOST_CONTROL_BYTES:
+        header = bytes((0x80 | opcode, flag | length))
+    elif length < 1 << 16:
+        header = bytes((0x80 | opcode, flag | 126)) + length.to_bytes(2, "big")
+    else:
+        header = bytes((0x80 | opcode, flag | 127)) + length.to_bytes(8, "big")
+    if not masks:
+        return [header, *parts]
+    mask = secrets.token_bytes(4)
+    first, *others = _mask_parts(parts, mask) or (b"",)
+    # the first part is small, an address: one TLS record less if it goes with the header
+    return [b"".join((header, mask, first)), *others]
