@@ -22,6 +22,7 @@ def sessions(*, data: Data = None, as_json: AsJson = False) -> None:
         "direction": "WAY",
         "state": "STATE",
         "mode": "MODE",
+        "pair": "OVER",
         "services": "FOR",
         "out": "OUT",
         "in": "IN",

@@ -68,6 +68,7 @@ class LiveOperations:
                     "started": session.started,
                     "state": "established",
                     "mode": session.mode,
+                    "pair": session.pair,
                     "age": round(age, 1),
                     "bytes_out": session.bytes_out,
                     "bytes_in": session.bytes_in,

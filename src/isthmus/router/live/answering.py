@@ -182,6 +182,8 @@ class Answering:
             live.tell, opened.initiator, NoticeKind.ACCEPT, opened.session_id, reply, pair=state.pair
         )
         session.session_id = opened.session_id
+        if isinstance(session, Session):
+            session.pair = state.pair.name
         session.link = live.join(
             session, opened.session_id, opened.initiator, acceptance.keys, pair=state.pair, credit_out=opened.window
         )

@@ -156,7 +156,7 @@ class Opening:
         session.services = tuple(sorted(target.services))
         wire = retitled(request, called=target.title, calling=caller.network_title)
         session_id, answer, pair = await self.offer(caller, target, wire, parent)
-        session.session_id = session_id
+        session.session_id, session.pair = session_id, pair.name
         connection = session.connection
         assert connection is not None
         now = core.clock.monotonic()

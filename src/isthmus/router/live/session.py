@@ -73,6 +73,7 @@ class Session:
         self.started = clock.now()
         self.services: tuple[str, ...] = ()
         self.mode = DeliveryMode.LIVE
+        self.pair = ""  # name of the pair of clouds that carries it; empty within one site
         self.still_allowed: Callable[[], object] | None = None  # raises AssociationRefused or Untrusted if it is not
         self.device_asks = True
         self.over_tls = False
