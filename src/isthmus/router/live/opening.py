@@ -190,7 +190,10 @@ class Opening:
         """
         core = self._live.core
         session_id = core.random(SESSION_ID_BYTES)
-        pair = core.pairs.choose(target.router_id)
+        try:
+            pair = core.pairs.choose(target.router_id)
+        except ProviderTrouble as trouble:
+            raise refusal(str(trouble), hint=trouble.hint) from trouble
         draft = make_offer(
             core.identity,
             session_id=session_id,

@@ -123,13 +123,22 @@ class CloudPairs:
         return sorted((pair.entry for pair, _ in self._remote.values()), key=lambda entry: entry.priority)
 
     def choose(self, far: str) -> CloudPair:
-        """Return the best pair that works here and, by its own word, at another Router; at worst the built-in one."""
+        """Return the best pair that works here and, by its own word, at another Router.
+
+        Raises ProviderTrouble if there is none, since the built-in one was switched off at the Bridge.
+        """
         can = self._far.get(far, frozenset())
-        found = [pair for name, (pair, _) in self._remote.items() if pair.usable and name in can]
-        return min([self.built_in, *found], key=lambda pair: (self._order.get(pair.name, 0), pair.name))
+        found: list[CloudPair] = [pair for name, (pair, _) in self._remote.items() if pair.usable and name in can]
+        if BUILT_IN_PROVIDER in self._order:
+            found.append(self.built_in)
+        if not found:
+            raise ProviderTrouble(
+                "no cloud pair works both here and at that site", retry=Retry.LATER, hint="isthmus egress list"
+            )
+        return min(found, key=lambda pair: (self._order[pair.name], pair.name))
 
     def chosen_for(self, router_id: str) -> str:
-        """Return the name of the best pair for what is queued for a Router."""
+        """Return the name of the best pair for what is queued for a Router. Raises ProviderTrouble."""
         return self.choose(router_id).name
 
     def queued_store(self, name: str) -> Blobstore:
@@ -150,9 +159,11 @@ class CloudPairs:
 
     def shown(self) -> list[dict[str, Any]]:
         """Return each pair for people: hosts, state, and what lacks."""
-        rows: list[dict[str, Any]] = [
-            {"name": BUILT_IN_PROVIDER, "state": "works", "priority": self._order.get(BUILT_IN_PROVIDER, 0)}
-        ]
+        rows: list[dict[str, Any]] = []
+        if BUILT_IN_PROVIDER in self._order:
+            rows.append(
+                {"name": BUILT_IN_PROVIDER, "state": "works", "priority": self._order[BUILT_IN_PROVIDER], "reason": ""}
+            )
         for pair, _ in self._remote.values():
             entry = pair.entry
             rows.append(

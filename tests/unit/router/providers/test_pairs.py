@@ -135,6 +135,15 @@ async def test_the_pair_with_the_smallest_number_goes_first_and_the_built_in_one
     assert scene.pairs.choose(FAR).name == "bridge"
 
 
+async def test_without_the_built_in_pair_there_may_be_none_at_all(scene: Scene) -> None:
+    scene.egress.allow_typed(AT)
+    scene.pairs.apply(Network(revision="1", site="north", sites=[], providers=[entry("one")], own_counter=0, time=0.0))
+    await until(lambda: "one" in scene.pairs.usable)
+    with pytest.raises(ProviderTrouble, match="no cloud pair works"):
+        scene.pairs.choose(FAR)
+    assert [row["name"] for row in scene.pairs.shown()] == ["one"]
+
+
 async def test_the_first_trouble_takes_a_pair_out_of_use_and_the_next_session_uses_the_next(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,7 @@ class EnvelopeStores(Protocol):
     """Where the blobs of envelopes go: the pairs of cloud services, by name. Letters are always with the Bridge."""
 
     def chosen_for(self, router_id: str) -> str:
-        """Return the best pair for what goes to a Router now."""
+        """Return the best pair for what goes to a Router now. Raises ProviderTrouble if none works."""
         ...
 
     def queued_store(self, name: str) -> Blobstore:

@@ -145,7 +145,8 @@ class Outbox:
         fars: dict[str, FarMailbox] = {
             far.site: far for row in self._core.accepted() if (far := far_mailbox(self._core, row.router_id))
         }
-        stores = {site: self._store_for(far.router_id) for site, far in fars.items()}
+        stores = {site: store for site, far in fars.items() if (store := self._store_for(far)) is not None}
+        fars = {site: far for site, far in fars.items() if site in stores}
         begun, more = await self._core.ledger.run(partial(self._begin, fars=fars, stores=stores, most=free))
         for envelope, priority in begun:
             self._start(envelope, priority)
@@ -179,14 +180,23 @@ class Outbox:
                 begun.append((envelope, item.priority))
         return begun, len(items) > most
 
-    def _store_for(self, router_id: str) -> tuple[str, BlobstoreTraits]:
-        """Return the pair that a new envelope to a Router uses, and what its blobstore can do."""
-        name = self._core.stores.chosen_for(router_id)
-        return name, self._core.stores.queued_store(name).traits
+    def _store_for(self, far: FarMailbox) -> tuple[str, BlobstoreTraits] | None:
+        """Return the pair that a new envelope uses, and what its blobstore can do; None, with an alert, if none works."""
+        try:
+            name = self._core.stores.chosen_for(far.router_id)
+            traits = self._core.stores.queued_store(name).traits
+        except ProviderTrouble as trouble:
+            self._core.alerts.raise_(far.site, "pair", f"objects for site {far.site} wait here: {trouble}")
+            return None
+        self._core.alerts.clear(far.site, "pair")
+        return name, traits
 
     def _is_moved(self, envelope: Envelope) -> bool:
         """Return whether another pair of clouds is to carry what this envelope holds: its own fails."""
-        return self._core.stores.chosen_for(envelope.router_id) != envelope.provider
+        try:
+            return self._core.stores.chosen_for(envelope.router_id) != envelope.provider
+        except ProviderTrouble:
+            return False
 
     def _start(self, envelope: Envelope, priority: int) -> None:
         task = self._core.tasks.spawn(self._send(envelope, priority), name="send an envelope")
