@@ -9,7 +9,7 @@ from isthmus.router.control.administration import Administration
 from isthmus.router.control.device_administration import in_field
 from isthmus.router.queued.post.office import Post
 
-_CONDITIONS: Final = frozenset({"mailbox", "withheld", "prekey", "upload", "room", "no answer"})
+_CONDITIONS: Final = frozenset({"mailbox", "withheld", "prekey", "upload", "room", "no answer", "pair", "clouds"})
 """What stands until it is over; all else that the post tells of is an event, for log and audit."""
 
 

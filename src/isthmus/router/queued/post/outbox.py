@@ -181,14 +181,14 @@ class Outbox:
         return begun, len(items) > most
 
     def _store_for(self, far: FarMailbox) -> tuple[str, BlobstoreTraits] | None:
-        """Return the pair that a new envelope uses, and what its blobstore can do; None, with an alert, if none works."""
+        """Return the pair for a new envelope, and what its blobstore can do; None, with an alert, if none works."""
         try:
             name = self._core.stores.chosen_for(far.router_id)
             traits = self._core.stores.queued_store(name).traits
         except ProviderTrouble as trouble:
-            self._core.alerts.raise_(far.site, "pair", f"objects for site {far.site} wait here: {trouble}")
+            self._core.alerts.raise_(far.site, "clouds", f"objects for site {far.site} wait here: {trouble}")
             return None
-        self._core.alerts.clear(far.site, "pair")
+        self._core.alerts.clear(far.site, "clouds")
         return name, traits
 
     def _is_moved(self, envelope: Envelope) -> bool:
