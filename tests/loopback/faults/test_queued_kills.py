@@ -13,7 +13,8 @@ from isthmus.kit.tasks import Tasks
 from isthmus.router.queued.delivery.recording import MOST_BEHIND
 from isthmus.testing.depth import count
 
-KILLS = count(push=3, nightly=500)
+KILLS = count(push=3, nightly=25)
+SEEDS = range(count(push=1, nightly=20))  # 500 kills of each kind a night
 ENDINGS = [True, False][: count(push=1, nightly=2)]  # a power cut kills the process too
 KILLS_FIRST = [False, True][: count(push=1, nightly=2)]
 MOST_CALLS = 400  # some twenty objects' worth of I/O calls: kills fall into each of them, and between them
@@ -41,28 +42,30 @@ async def kill_again_and_again(sites: QueuedSites, part: Part, disk: Disk, sende
     await sender.send(20)  # and it works as before
 
 
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("power", ENDINGS, ids=["power lost", "killed"][: len(ENDINGS)])
 async def test_a_sending_router_that_dies_loses_nothing_it_acknowledged(
-    library: Path, tmp_path: Path, *, power: bool
+    library: Path, tmp_path: Path, *, power: bool, seed: int
 ) -> None:
     """T1."""
     async with QueuedSites.running(tmp_path) as sites:
         disk = Disk(library, sites.north.data, tmp_path, forgets=power)
-        sender = Sender(sites.north_port, random.Random(1))
+        sender = Sender(sites.north_port, random.Random(seed))
         await kill_again_and_again(sites, sites.north, disk, sender, power=power)
         await sites.delivered(sender)
 
 
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("power", KILLS_FIRST, ids=["killed", "power lost"][: len(KILLS_FIRST)])
 async def test_a_receiving_router_that_dies_loses_nothing_and_repeats_little(
-    library: Path, tmp_path: Path, *, power: bool
+    library: Path, tmp_path: Path, *, power: bool, seed: int
 ) -> None:
     """T2: at most one object is sent to the archive again for each kill; after a power cut it may be some more."""
     async with QueuedSites.running(tmp_path) as sites:
         disk = Disk(library, sites.south.data, tmp_path, forgets=power)
-        sender = Sender(sites.north_port, random.Random(1))
+        sender = Sender(sites.north_port, random.Random(seed))
         await kill_again_and_again(sites, sites.south, disk, sender, power=power)
         await sites.delivered(sender)
         repeated = sum(times - 1 for times in sites.archive.times.values())
