@@ -13,6 +13,7 @@ from isthmus import __version__
 from isthmus.bridge.accounts.service import DEFAULT_VALID_DAYS
 from isthmus.bridge.config import BridgeAddress, BridgeConfig
 from isthmus.bridge.parts import Parts
+from isthmus.bridge.provider_operations import ProviderOperations
 from isthmus.errors import OperatorError
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.files import folder_lock, make_private_folder, read_json, write_durably
@@ -30,8 +31,9 @@ class Administration:
         self._address = address
         self._operations: dict[str, Callable[..., Awaitable[Any]]] = {
             name: validate_call(getattr(self, name))
-            for name in ("invite", "invites", "withdraw", "revoke", "sites", "sessions", "audit", "status", "providers")
+            for name in ("invite", "invites", "withdraw", "revoke", "sites", "sessions", "audit", "status")
         }
+        self._operations |= {name: validate_call(work) for name, work in ProviderOperations(parts).table().items()}
 
     async def run(self, operation: str, arguments: Mapping[str, Any]) -> Any:
         """Run an operation by name. Raises OperatorError for an unknown one, or for arguments that do not fit."""
@@ -109,10 +111,6 @@ class Administration:
             "dropped_bytes": dict(parts.hub.dropped_bytes),
             "blob_bytes": parts.blobs.used,
         }
-
-    async def providers(self) -> list[dict[str, Any]]:
-        """List the cloud services that sessions may use."""
-        return [entry.model_dump() for entry in self._parts.providers.all]
 
     def _url(self) -> str:
         if self._address is not None:

@@ -1,6 +1,7 @@
 """The parts of one Bridge, joined. Nothing here is global: two Bridges can live in one process."""
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,8 @@ from isthmus.bridge.gate import Guard
 from isthmus.bridge.identity import load_identity
 from isthmus.bridge.metrics import Metrics
 from isthmus.bridge.probe.service import Probe
+from isthmus.bridge.providers.lending import Lender
+from isthmus.bridge.providers.secrets import Safe
 from isthmus.bridge.providers.service import Providers
 from isthmus.bridge.sessions.service import Sessions
 from isthmus.bridge.signalling.hub import Hub
@@ -49,7 +52,8 @@ class Parts:
         self.changes = Changes(self.hub, random)
         self.audit = Audit(self.database)
         self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)
-        self.providers = Providers()
+        self.providers = Providers(self.database, Safe(identity, random), config.data, clock)
+        self.lender = Lender(self.providers, clock)
         self.blobs = BlobStore(
             config.data / "blobs",
             clock,
@@ -72,6 +76,7 @@ class Parts:
             await parts.database.open()
             await parts.accounts.load()
             await parts.directory.load()
+            await parts.providers.load()
         except BaseException:
             await parts.database.close()
             raise
@@ -90,12 +95,23 @@ class Parts:
         _log.info("site enrolled", site=account.site, router=account.router_id)
         self.changes.touch(self._others(account.router_id))
 
+    def can_use(self, account: Account, names: Iterable[str]) -> None:
+        """Take which cloud pairs a Router says it can use, and let the others see it."""
+        if self.providers.heard(account.router_id, names):
+            self.changes.touch(self._others(account.router_id))
+
+    def providers_changed(self) -> None:
+        """Let every Router see that the list of cloud pairs is another."""
+        self.changes.touch(account.router_id for account in self.accounts.all)
+
     async def revoke(self, site: SiteName) -> Account:
         """Shut a site out: no request, no connection, no session of it goes on from here. Raises OperatorError."""
         account = await self.accounts.revoke(site)
         self.sessions.end_all_of(account.router_id, "revoked")
         self.hub.close(account.router_id)
         self.guard.forget(account)
+        self.providers.forget(account.router_id)
+        self.lender.forget(account.router_id)
         others = self._others(account.router_id)
         for router_id in others:
             self.hub.tell(router_id, NoticeKind.REVOKED, body=account.mailbox)

@@ -68,8 +68,10 @@ class MaliciousBridge:
     def _put(where: object, name: str, what: object) -> None:
         setattr(where, name, what)
 
-    def _show(self, asking: Account, online: Iterable[RouterId]) -> list[SiteEntry]:
-        return [self.lie(entry) for entry in self._entries(asking, online)]
+    def _show(
+        self, asking: Account, online: Iterable[RouterId], usable_by: Callable[[RouterId], list[str]]
+    ) -> list[SiteEntry]:
+        return [self.lie(entry) for entry in self._entries(asking, online, usable_by)]
 
     def _pass_on(self, to: bytes, notice: bytes | memoryview) -> None:
         for passed in self.filter(to.decode(), bytes(notice)):

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+from tests.loopback.bridge.clouds import SECRETS, FakeCloud, install
 
 from isthmus.bridge.blobs.store import Allowance
 from isthmus.bridge.gate import OPEN
@@ -24,6 +25,7 @@ from isthmus.errors import Problem
 from isthmus.testing import depth
 from isthmus.testing.bridge import BridgeUnderTest, Member
 
+PAIR = {"name": "one", "signalling": "fake://a/b", "blobstore": "fake://a/c", "secrets": SECRETS}
 DOCUMENT: dict[str, Any] = make_api().openapi()
 OPERATIONS = [
     (method.upper(), path, operation)
@@ -91,6 +93,11 @@ class Asker:
 
 
 @pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> FakeCloud:
+    return install(monkeypatch)
+
+
+@pytest.fixture
 async def asker(bridge: BridgeUnderTest) -> AsyncIterator[Asker]:
     async with aiohttp.ClientSession() as http:
         yield Asker(bridge, http)
@@ -117,6 +124,8 @@ EXPECTED: dict[str, tuple[int, int]] = {
     "send_notices": (204, 204),  # each notice is judged by itself, and dropped if it is not one's to send
     "receive_notices": (200, 200),  # always one's own
     "leave_notices": (204, 204),
+    "lend": (200, 200),  # each is lent its own
+    "sign_urls": (200, 200),  # as for get_blob
 }
 
 
@@ -150,6 +159,9 @@ async def _request_for(bridge: BridgeUnderTest, name: str, path: str) -> tuple[s
         return path.replace("{session_id}", session_id.hex()), end.model_dump_json().encode()
     if name == "heartbeat":
         return path, b'{"version": "1", "sessions": []}'
+    if name in {"lend", "sign_urls"}:
+        await bridge.administration.run("provider_add", PAIR)
+        return path.replace("{name}", "one"), b"" if name == "lend" else b'{"method": "GET", "names": ["a/blob"]}'
     if name == "delete_blobs":
         return path, b'{"names": ["a/blob", "b"]}'
     if name in {"get_blob", "delete_blob"}:
@@ -160,7 +172,13 @@ async def _request_for(bridge: BridgeUnderTest, name: str, path: str) -> tuple[s
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=[o["operationId"] for _, _, o in OPERATIONS])
 async def test_each_role_gets_the_stated_answer(
-    bridge: BridgeUnderTest, asker: Asker, method: str, path: str, operation: dict[str, Any], role: Role
+    bridge: BridgeUnderTest,
+    asker: Asker,
+    cloud: FakeCloud,
+    method: str,
+    path: str,
+    operation: dict[str, Any],
+    role: Role,
 ) -> None:
     own, _ = await bridge.pair()
     other, revoked = await bridge.join("third"), await bridge.join("gone")

@@ -7,7 +7,7 @@ from isthmus.bridge.database import Base
 
 
 class SessionRow(Base):
-    """One session: who, when, how it ended and how many bytes. No content and no key."""
+    """One session: who, when, how it ended, how many bytes, over which cloud pair. No content and no key."""
 
     __tablename__ = "session_audit"
 
@@ -21,3 +21,4 @@ class SessionRow(Base):
     outcome: Mapped[str] = mapped_column(String(64))
     bytes_out: Mapped[int] = mapped_column(BigInteger)
     bytes_in: Mapped[int] = mapped_column(BigInteger)
+    provider: Mapped[str] = mapped_column(String(32), server_default="")

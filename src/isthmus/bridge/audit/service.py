@@ -20,7 +20,7 @@ _MOST_WAITING: Final = 100_000  # rows kept in memory while the database takes n
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One session: who, when (Unix seconds), how it ended, payload bytes as seen by the initiator."""
+    """One session: who, when (Unix seconds), how it ended, payload bytes as seen by the initiator, cloud pair."""
 
     session_id: bytes
     from_site: str
@@ -32,6 +32,7 @@ class AuditEntry:
     outcome: str
     bytes_out: int
     bytes_in: int
+    provider: str = ""
 
 
 class Audit:
@@ -103,4 +104,5 @@ def _entry(row: SessionRow) -> AuditEntry:
         outcome=row.outcome,
         bytes_out=row.bytes_out,
         bytes_in=row.bytes_in,
+        provider=row.provider,
     )

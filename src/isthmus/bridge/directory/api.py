@@ -15,8 +15,8 @@ async def network(parts: TheParts, caller: Caller) -> Network:
     return Network(
         revision=parts.changes.revision(caller.router_id),
         site=caller.site,
-        sites=parts.directory.entries(caller, parts.hub.online),
-        providers=parts.providers.all,
+        sites=parts.directory.entries(caller, parts.hub.online, parts.providers.usable_by),
+        providers=parts.providers.entries,
         own_counter=parts.directory.own_counter(caller),
         time=parts.clock.now(),
     )

@@ -5,7 +5,7 @@ The Bridge verifies what it keeps, so that a confused Router is told at once; ev
 
 import asyncio
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,11 +87,15 @@ class Directory:
             default=0,
         )
 
-    def entries(self, asking: Account, online: Iterable[RouterId]) -> list[SiteEntry]:
-        """Return the other sites as one Router may see them."""
+    def entries(
+        self, asking: Account, online: Iterable[RouterId], usable_by: Callable[[RouterId], list[str]]
+    ) -> list[SiteEntry]:
+        """Return the other sites as one Router may see them; `usable_by` says which cloud pairs a Router can use."""
         present = frozenset(online)
         return [
-            self._entry(asking, other, other.router_id in present) for other in self._accounts.all if other != asking
+            self._entry(asking, other, other.router_id in present, usable_by(other.router_id))
+            for other in self._accounts.all
+            if other != asking
         ]
 
     async def publish(self, account: Account, documents: Iterable[SignedDocument]) -> frozenset[RouterId]:
@@ -149,7 +153,7 @@ class Directory:
             self._owners = {title: owner for title, owner in self._owners.items() if owner != router_id}
             self._owners.update(dict.fromkeys(kept.parsed.titles, router_id))
 
-    def _entry(self, asking: Account, other: Account, online: bool) -> SiteEntry:
+    def _entry(self, asking: Account, other: Account, online: bool, providers: list[str]) -> SiteEntry:
         said = self._kept.get((other.router_id, DocumentKind.STATEMENT, asking.site))
         shown = said is not None and self.statement(other, asking) is not None
         known = self.accepts(other, asking) or self.accepts(asking, other)
@@ -159,6 +163,7 @@ class Directory:
             router_id=other.router_id,
             public_key=other.public_key,
             online=online,
+            providers=providers,
             statement=said.signed if said is not None and shown else None,
             prekey=prekey.signed if prekey is not None else None,
         )

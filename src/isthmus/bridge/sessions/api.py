@@ -37,4 +37,5 @@ async def heartbeat(parts: TheParts, caller: Caller, beat: Heartbeat) -> Heartbe
     """Keep the named sessions alive; learn the Bridge's time and the network's revision."""
     parts.accounts.heard_version(caller, beat.version)
     parts.sessions.heartbeat(caller, beat.sessions)
+    parts.can_use(caller, beat.providers)
     return HeartbeatAnswer(time=parts.clock.now(), revision=parts.changes.revision(caller.router_id))

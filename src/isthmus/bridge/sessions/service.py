@@ -18,7 +18,7 @@ from isthmus.contract.documents import Statement
 from isthmus.contract.notices import SESSION_ID_BYTES, NoticeKind, pack_fields
 from isthmus.contract.rest import LEASE_SECONDS, SessionCount, SessionEnd, SessionRequest
 from isthmus.envelope.identity import RouterId
-from isthmus.envelope.offers import peek_offer
+from isthmus.envelope.offers import OfferFields, peek_offer
 from isthmus.errors import Problem, SealBroken
 from isthmus.kit.clock import Clock
 
@@ -36,7 +36,8 @@ LIVE: Final = "live"
 class Session:
     """One live relayed association, as far as the Bridge knows it. Bytes are payload, as seen by the initiator.
 
-    `offer` is the SHA-256 of what was offered, so that the same offer may come again and no other.
+    `offer` is the SHA-256 of what was offered, so that the same offer may come again and no other. `provider` names the
+    cloud pair that it goes over, or is empty if that was forgotten by a restart.
     """
 
     session_id: bytes
@@ -47,6 +48,7 @@ class Session:
     started: float
     lease_until: float
     offer: bytes = b""
+    provider: str = ""
     bytes_out: int = 0
     bytes_in: int = 0
     ended: float | None = None
@@ -77,6 +79,7 @@ class Session:
             outcome=self.outcome,
             bytes_out=self.bytes_out,
             bytes_in=self.bytes_in,
+            provider=self.provider,
         )
 
 
@@ -130,7 +133,7 @@ class Sessions:
         target = self._accounts.of_router(request.to_router_id)
         if target is None or target == caller:
             raise Problem(404, "No such Router", detail="The called Router is not part of the network.")
-        self._check_offer(caller, target, request)
+        fields = self._check_offer(caller, target, request)
         self._check_grant(caller, target, request)
         if not self._hub.is_online(target.router_id):
             raise Problem(503, "Site offline", detail=f"The Router of {target.site} is not connected to the Bridge.")
@@ -152,6 +155,7 @@ class Sessions:
                 started=now,
                 lease_until=now + LEASE_SECONDS,
                 offer=digest,
+                provider=fields.provider,
             )
             self._begin(session)
         else:
@@ -217,7 +221,7 @@ class Sessions:
     def _tally(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
-    def _check_offer(self, caller: Account, target: Account, request: SessionRequest) -> None:
+    def _check_offer(self, caller: Account, target: Account, request: SessionRequest) -> OfferFields:
         try:
             fields = peek_offer(request.offer)
         except SealBroken as error:
@@ -227,6 +231,7 @@ class Sessions:
             raise Problem(422, "The offer says otherwise", detail="Its fields are not those beside it.", field="offer")
         if fields.not_after < self._clock.now():
             raise Problem(422, "The offer is over its time", field="offer")
+        return fields
 
     def _check_grant(self, caller: Account, target: Account, request: SessionRequest) -> None:
         if not self._directory.accepts(caller, target):
