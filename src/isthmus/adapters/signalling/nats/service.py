@@ -33,6 +33,8 @@ _FIRST_DELAY: Final = 0.2  # a server restarts in a second, and associations wai
 _MOST_DELAY: Final = 5.0
 _REFUSED_DELAY: Final = 60.0
 _WRITE_SECONDS: Final = 10.0
+_TURN_BYTES: Final = 512 * 1024  # or
+_TURN_NOTICES: Final = 128  # published without a turn of the loop
 _RENEWAL_SECONDS: Final = 240.0  # before a loan ends
 _RENEWAL_PART: Final = 0.2  # of a loan that is shorter
 _RENEWAL_AGAIN: Final = 15.0
@@ -79,6 +81,7 @@ class NatsSignalling:
         self._numbers = itertools.count(1)
         self._by_number: dict[int, _Mailbox] = {}
         self._waiting_bytes = 0
+        self._since_turn = 0
         self._line: Line | None = None
         self._ends: dict[Line, asyncio.Event] = {}  # of each connection that is open
         self._settled = asyncio.Event()  # not set while a connection is being made
@@ -114,6 +117,10 @@ class NatsSignalling:
                     await line.writable()
             except TimeoutError as error:
                 raise ProviderTrouble("the NATS server takes no notices", retry=Retry.LATER) from error
+        self._since_turn += _TURN_BYTES // _TURN_NOTICES + len(notice)
+        if self._since_turn >= _TURN_BYTES:
+            self._since_turn = 0
+            await asyncio.sleep(0)  # or a writer that never waits would keep the loop from its socket
 
     def publish_at_once(self, to: str, notice: bytes) -> bool:
         """Send a notice if the way is open and has room. Raises ProviderTrouble if it is too long."""
@@ -344,6 +351,10 @@ class NatsSignalling:
             said = complaints[0] if complaints else str(error) or "no answer in time"
             is_over = loan.expires is not None and loan.expires <= self._clock.now()
             raise _refusal(str(at), said, is_over=is_over) from error
+        except asyncio.CancelledError:
+            del self._ends[line]
+            line.abort()
+            raise
         most = min(info.max_payload, _MOST_NOTICE_BYTES)
         self.traits = SignallingTraits(max_notice_bytes=most, cheap_bulk=True, retention=0.0)
         return line

@@ -148,16 +148,14 @@ async def _reach(at: HostPort, way: Way) -> tuple[asyncio.Transport, bytes]:
     loop = asyncio.get_running_loop()
     if way.proxy is None:
         async with asyncio.timeout(CONNECT_SECONDS):
-            transport, _ = await loop.create_connection(_Paused, at.host, at.port, happy_eyeballs_delay=0.25)
+            transport, _ = await loop.create_connection(_Paused, at.host, at.port)
         return transport, b""
     proxy = urlsplit(way.proxy)
     if proxy.scheme != "http" or proxy.hostname is None:
         raise ProviderTrouble("only a proxy with an http: URL leads to NATS", retry=Retry.NEVER, hint="see HTTPS_PROXY")
     account = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}" if proxy.username else ""
     async with asyncio.timeout(CONNECT_SECONDS):
-        transport, tunnel = await loop.create_connection(
-            lambda: _Tunnel(at, account), proxy.hostname, proxy.port or 80, happy_eyeballs_delay=0.25
-        )
+        transport, tunnel = await loop.create_connection(lambda: _Tunnel(at, account), proxy.hostname, proxy.port or 80)
     try:
         return transport, await tunnel.opened
     except BaseException:
