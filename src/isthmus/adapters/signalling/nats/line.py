@@ -1,7 +1,7 @@
 """One connection to a NATS server: its lines of text, and the bytes that some of them announce.
 
 Own code, because this is the data path: a notice is copied once on its way in and not at all on its way out, no task
-or queue stands between the socket and whoever takes it, and who takes nothing makes the server wait.
+or queue stands between the socket and whoever takes it.
 """
 
 import asyncio
@@ -90,7 +90,6 @@ class Line(asyncio.BufferedProtocol):
         self._said = ""  # what the server complained of last: often why it hangs up
         self._ending = ""
         self._heard = True
-        self._paused = False
         self._lost = False
         self._writable = asyncio.Event()
         self._writable.set()
@@ -168,19 +167,6 @@ class Line(asyncio.BufferedProtocol):
     def unsubscribe(self, number: int) -> None:
         """Have no more delivered under a number."""
         self._write(b"UNSUB %d\r\n" % number)
-
-    def pause_reading(self) -> None:
-        """Let the server wait."""
-        self._paused = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Go on reading."""
-        self._paused = False
-        self._heard = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
 
     def close(self) -> None:
         """Send what waits and end the connection."""
@@ -346,7 +332,7 @@ class Line(asyncio.BufferedProtocol):
         self._timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._check_life)
 
     def _check_life(self) -> None:
-        if not self._heard and not self._paused:
+        if not self._heard:
             self.abort(f"silent for {PING_SECONDS:.0f} s")
             return
         self._heard = False

@@ -27,8 +27,7 @@ from isthmus.ports.signalling import SignallingTraits
 _log = structlog.get_logger()
 _USUAL_NOTICE_BYTES: Final = 1024 * 1024  # max_payload of a server that says nothing else
 _MOST_NOTICE_BYTES: Final = 2 * 1024 * 1024
-_INBOX_HIGH_BYTES: Final = 16 * 1024 * 1024  # more waiting than this and nothing is read until the listener caught up
-_INBOX_LOW_BYTES: Final = 4 * 1024 * 1024
+_MOST_WAITING_BYTES: Final = 16 * 1024 * 1024  # dropped beyond: a server that waits for us makes other sites wait too
 _FIRST_DELAY: Final = 0.2  # a server restarts in a second, and associations wait for it
 _MOST_DELAY: Final = 5.0
 _REFUSED_DELAY: Final = 60.0
@@ -86,7 +85,6 @@ class NatsSignalling:
         self._ends: dict[Line, asyncio.Event] = {}  # of each connection that is open
         self._settled = asyncio.Event()  # not set while a connection is being made
         self._trouble: ProviderTrouble | None = None
-        self._paused = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -229,21 +227,17 @@ class NatsSignalling:
         if box.sink is not None:
             box.sink(notice)
             return
+        if self._waiting_bytes + len(notice) > _MOST_WAITING_BYTES:
+            if self._complaint.is_news("dropped", asyncio.get_running_loop().time()):
+                _log.warning("notices dropped: they come faster than they are taken", waiting_bytes=self._waiting_bytes)
+            return
         box.notices.append(notice)
         self._waiting_bytes += len(notice)
-        if self._waiting_bytes > _INBOX_HIGH_BYTES and not self._paused:
-            self._paused = True
-            for line in self._ends:
-                line.pause_reading()
         box.wake()
 
     def _taken(self, box: _Mailbox) -> bytes:
         notice = box.notices.popleft()
         self._waiting_bytes -= len(notice)
-        if self._paused and self._waiting_bytes < _INBOX_LOW_BYTES:
-            self._paused = False
-            for line in self._ends:
-                line.resume_reading()
         return notice
 
     # the connection
@@ -333,16 +327,13 @@ class NatsSignalling:
 
         line, info = await open_line(self._place, at, self._way, make)
         self._ends[line] = asyncio.Event()
-        if self._paused:
-            line.pause_reading()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await line.introduce(_introduction(self._place, info, loan))
                 for box in self._boxes.values():
                     box.failure = None
                     line.subscribe(box.subject, box.number)
-                if not self._paused:
-                    await line.settle()
+                await line.settle()
         except (ProviderTrouble, TimeoutError) as error:
             del self._ends[line]
             line.abort()
