@@ -1,10 +1,8 @@
 """NATS as signalling service, against a real nats-server: nothing here is played."""
 
 import asyncio
-import base64
 import contextlib
 import datetime as dt
-import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ import pytest
 from tests.backends.servers.connect_proxy import connect_proxy
 from tests.backends.servers.nats import NatsServer, nats_server, running_nats
 
-from isthmus.adapters.signalling.nats.accounts import Nkey, Role, operator_of, user_statement
+from isthmus.adapters.signalling.nats.accounts import Nkey, Role, _statement, operator_of, operator_statement
 from isthmus.adapters.signalling.nats.provider import NatsProvider
 from isthmus.adapters.signalling.nats.service import _MOST_WAITING_BYTES, NatsSignalling
 from isthmus.adapters.signalling.nats.way import Place
@@ -512,14 +510,31 @@ async def test_set_up_makes_an_account_says_how_to_configure_and_then_finds_it_k
         assert known == [f"the server knows the account {server.account.public}"]
 
 
-async def test_a_signing_key_of_an_account_is_enough() -> None:
-    # what nsc calls a signing key: the account lists it, and its users name the account as their issuer
-    account, signer, user = Nkey.make(Role.ACCOUNT), Nkey.make(Role.ACCOUNT), Nkey.make(Role.USER)
-    text = user_statement(signer, user, "R1", publish="p", subscribe="s", account=account.public, now=1, expires=2)
-    claims = json.loads(_decoded(text.split(".")[1]))
-    assert claims["nats"]["issuer_account"] == account.public
-    assert claims["iss"] == signer.public
-    assert claims["exp"] == 2
+async def test_a_signing_key_of_an_account_that_somebody_else_keeps_is_enough() -> None:
+    operator, account, signer = Nkey.make(Role.OPERATOR), Nkey.make(Role.ACCOUNT), Nkey.make(Role.ACCOUNT)
+    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    known = _statement(
+        operator,
+        account.public,
+        "ours",
+        {"type": "account", "version": 2, "limits": {**limits, "wildcards": True}, "signing_keys": [signer.public]},
+        now=1,
+    )
+    options = (
+        f"operator: {operator_statement(operator, now=1)}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account.public}: {known} }}\n"
+    )
+    with running_nats(in_operator_mode=False, options=options) as server:
+        keys = {"account_seed": signer.seed, "account": account.public}
+        said = await NatsProvider().set_up(server.url, keys, NOWHERE, keep_days=1)
+        assert said == [f"the server knows the account {account.public}"]
+        with pytest.raises(ProviderTrouble, match="does not accept these keys"):
+            await NatsProvider().set_up(
+                server.url,
+                {"account_seed": Nkey.make(Role.ACCOUNT).seed, "account": account.public},
+                NOWHERE,
+                keep_days=1,
+            )
 
 
 async def test_setting_up_with_a_user_says_that_isolation_is_the_servers() -> None:
@@ -529,7 +544,3 @@ async def test_setting_up_with_a_user_says_that_isolation_is_the_servers() -> No
         assert "up to the server" in said[1]
         with pytest.raises(ProviderTrouble, match="does not accept these keys"):
             await NatsProvider().set_up(server.url, {"user": "u", "password": "wrong"}, NOWHERE, keep_days=1)
-
-
-def _decoded(part: str) -> bytes:
-    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
