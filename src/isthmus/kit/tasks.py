@@ -27,11 +27,14 @@ class Tasks:
     def __repr__(self) -> str:
         return f"<Tasks of {self._owner}: {len(self._running)} running>"
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start `work` in the running loop and keep hold of it until it ends."""
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str, awaited: bool = False) -> asyncio.Task[T]:
+        """Start `work` in the running loop and keep hold of it until it ends.
+
+        `awaited`: the caller takes its result, and its failure too, which is then not logged.
+        """
         task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}: {name}")
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._taken if awaited else self._ended)
         return task
 
     async def close(self) -> None:
@@ -42,6 +45,11 @@ class Tasks:
             task.cancel()
         if pending:
             await asyncio.wait(pending)
+
+    def _taken(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # of several that fail together only the first is taken
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.signalling.memory import MemorySignalling
 from isthmus.cloudio.limit import LimitedBlobstore, LimitedSignalling
+from isthmus.cloudio.providers import BLOBSTORE
 from isthmus.contract.rest import BUILT_IN_PROVIDER, Network, Usage
 from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
@@ -100,3 +101,17 @@ class _Heard(LimitedSignalling):
 
     async def close(self) -> None:
         """Let go of nothing."""
+
+
+class SharedClouds:
+    """Both kinds of provider, found by the scheme `shared` in place of what is installed."""
+
+    def __init__(self) -> None:
+        self.blobstores = SharedBlobstores()
+        self.signalling = SharedSignalling()
+
+    def found(self, group: str, url: str) -> object:
+        """Return the provider of a URL, as `isthmus.cloudio.providers` looks it up."""
+        if urlsplit(url).scheme != SCHEME:
+            raise OperatorError(f"no provider for {url} is installed")
+        return self.blobstores if group == BLOBSTORE else self.signalling

@@ -35,6 +35,7 @@ _TRIES: Final = (1.0, 4.0, 12.0)  # seconds for a notice to ourselves: one may b
 _LINGER_STEP: Final = 1.0
 _AGAIN_FIRST: Final = 2.0
 _AGAIN_MOST: Final = 300.0
+_PROVEN_SECONDS: Final = 60.0  # a pair that passes its trial and fails again sooner is left alone for longer each time
 _LOOK_SECONDS: Final = 3600.0  # what was accepted as public is looked at again
 _ANSWERS: Final = frozenset({BlobMissing.__name__, BlobExists.__name__})
 _FROM_ROUTERS: Final = frozenset(
@@ -143,6 +144,7 @@ class RemotePair(CloudPair):
         self._holders = 0
         self._held = asyncio.Event()
         self._again = asyncio.Event()
+        self._suspected = asyncio.Event()
         self._heard: dict[bytes, asyncio.Event] = {}
         self._listening = Tasks(f"listening at {entry.name}")
 
@@ -165,6 +167,7 @@ class RemotePair(CloudPair):
         """Something went wrong over it: out of use until it has been tried again, which begins at once."""
         if self.state is PairState.WORKS:
             self._set(PairState.FAILS, reason)
+            self._suspected.set()
             self._again.set()
 
     def look_again(self) -> None:
@@ -173,10 +176,17 @@ class RemotePair(CloudPair):
 
     async def run(self) -> None:
         """Keep it open and tried until cancelled."""
-        waits = delays(_AGAIN_FIRST, _AGAIN_MOST)
+        waits, penances = delays(_AGAIN_FIRST, _AGAIN_MOST), delays(_AGAIN_FIRST, _AGAIN_MOST)
+        time = asyncio.get_running_loop().time
+        proven_at = time()
         try:
             while True:
+                if self._suspected.is_set() and time() < proven_at:
+                    await asyncio.sleep(next(penances))
+                elif time() >= proven_at:
+                    penances = delays(_AGAIN_FIRST, _AGAIN_MOST)
                 self._again.clear()
+                self._suspected.clear()
                 wait = _LOOK_SECONDS
                 try:
                     await self._check(self.entry)
@@ -192,6 +202,8 @@ class RemotePair(CloudPair):
                     self._set(PairState.FAILS, str(error), error.hint)
                     wait = next(waits)
                 else:
+                    if self.state is not PairState.WORKS:
+                        proven_at = time() + _PROVEN_SECONDS
                     self._set(PairState.WORKS)
                     waits = delays(_AGAIN_FIRST, _AGAIN_MOST)
                 await _wait(self._again, wait)

@@ -331,7 +331,7 @@ class Outbox:
             while True:
                 while len(running) < MOST and (index := next(waiting, None)) is not None:
                     put = self._put(envelope, name_key, index, starts[index], starts[index + 1], priority)
-                    running.add(self._core.tasks.spawn(put, name="put a blob"))
+                    running.add(self._core.tasks.spawn(put, name="put a blob", awaited=True))
                 if not running:
                     return
                 ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
