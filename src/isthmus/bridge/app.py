@@ -105,6 +105,7 @@ async def _serve(parts: Parts, tasks: Tasks, stop: asyncio.Event, ready: Callabl
         tasks.spawn(_expire(parts), name="expiring leases")
         tasks.spawn(_sweep(parts), name="sweeping")
         tasks.spawn(parts.audit.run(), name="writing the audit")
+        tasks.spawn(parts.usage.run(), name="writing usage")
         _log.info("bridge runs", url=address.url, listen=str(listen), tls=parts.tls is not None)
         try:
             ready(address)

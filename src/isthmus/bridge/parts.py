@@ -20,6 +20,7 @@ from isthmus.bridge.probe.service import Probe
 from isthmus.bridge.providers.lending import Lender
 from isthmus.bridge.providers.secrets import Safe
 from isthmus.bridge.providers.service import Providers
+from isthmus.bridge.providers.usage import UsageBook
 from isthmus.bridge.sessions.service import Sessions
 from isthmus.bridge.signalling.hub import Hub
 from isthmus.bridge.signalling.poll import Polls
@@ -54,6 +55,7 @@ class Parts:
         self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)
         self.providers = Providers(self.database, Safe(identity, random), config.data, clock)
         self.lender = Lender(self.providers, clock)
+        self.usage = UsageBook(self.database, clock)
         self.blobs = BlobStore(
             config.data / "blobs",
             clock,
@@ -87,6 +89,7 @@ class Parts:
         """Write what is still in memory and let go of the database."""
         try:
             await self.audit.flush()
+            await self.usage.flush()
         finally:
             await self.database.close()
 
@@ -112,6 +115,7 @@ class Parts:
         self.guard.forget(account)
         self.providers.forget(account.router_id)
         self.lender.forget(account.router_id)
+        self.usage.forget(account.router_id)
         others = self._others(account.router_id)
         for router_id in others:
             self.hub.tell(router_id, NoticeKind.REVOKED, body=account.mailbox)

@@ -1,8 +1,9 @@
 """What an operator does with cloud pairs: add, list, change, remove, set up. Secrets go in, and never come out."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, Final
 
 import structlog
 
@@ -18,7 +19,7 @@ from isthmus.bridge.providers.checks import (
     said_of,
 )
 from isthmus.bridge.providers.lending import provider_of
-from isthmus.bridge.providers.prices import check_prices
+from isthmus.bridge.providers.prices import check_prices, cost
 from isthmus.bridge.providers.secrets import PairSecrets
 from isthmus.bridge.providers.service import (
     BUILT_IN_URL,
@@ -29,10 +30,13 @@ from isthmus.bridge.providers.service import (
     listed,
     parse_name,
 )
+from isthmus.bridge.providers.stock import month_of
+from isthmus.bridge.providers.trial import Step, Trial
 from isthmus.contract.rest import ProviderEntry
 from isthmus.errors import OperatorError
 
 _log = structlog.get_logger()
+_MONTH: Final = re.compile(r"2[0-9]{3}-(0[1-9]|1[0-2])")
 
 
 class ProviderOperations:
@@ -50,6 +54,8 @@ class ProviderOperations:
             "provider_set": self.provider_set,
             "provider_remove": self.provider_remove,
             "provider_setup": self.provider_setup,
+            "provider_test": self.provider_test,
+            "provider_usage": self.provider_usage,
         }
 
     async def provider_asks(
@@ -153,6 +159,43 @@ class ProviderOperations:
                 done[service] = await provider.set_up(url, fields, way, keep_days=keep_days)
         _log.info("cloud pair set up", pair=name, keep_days=keep_days)
         return {"name": name, "keep_days": keep_days, "done": done}
+
+    async def provider_test(self, name: str, step: Step) -> list[dict[str, Any]]:
+        """Try one step of what a Router does with a pair; return what was found."""
+        pair = self._parts.providers.demand(name)
+        if pair.is_built_in:
+            raise OperatorError("the built-in pair needs no test here", hint="isthmus router check URL, at a site")
+        trial = Trial(pair, self._parts.lender, self._parts.identity.router_id)
+        return [asdict(finding) for finding in await trial.run(step)]
+
+    async def provider_usage(
+        self, month: str | None = None, prices: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Say what each site asked of each pair in a month (UTC), and what it cost.
+
+        `prices` (by kind, or PAIR.kind for one pair) go before those that are kept with the pairs.
+        """
+        month = month or month_of(self._parts.clock.now())
+        if not _MONTH.fullmatch(month):
+            raise OperatorError(f"month: '{month}' is not a month", hint="year and month: 2026-11")
+        given = {name: price for name, price in (prices or {}).items() if "." not in name}
+        check_prices(given)
+        unknown = {name.partition(".")[0] for name in prices or {} if "." in name} - self._parts.providers.ever_known
+        if unknown:
+            raise OperatorError(f"prices: there is no cloud pair {', '.join(sorted(unknown))}")
+        rows = []
+        for line in await self._parts.usage.month(month):
+            pair = self._parts.providers.find(line.provider)
+            own = {
+                name.partition(".")[2]: price
+                for name, price in (prices or {}).items()
+                if name.partition(".")[0] == line.provider and "." in name
+            }
+            known = {**(pair.prices if pair is not None else {}), **given, **check_prices(own)}
+            counts = {**line.requests, "up": line.up, "out": line.out, "byte_days": line.byte_days}
+            rows.append(asdict(line) | {"cost": cost(known, counts)})
+        costs = [row["cost"] for row in rows if row["cost"] is not None]
+        return {"month": month, "rows": rows, "cost": sum(costs) if costs else None}
 
     # inside
 

@@ -23,6 +23,7 @@ from isthmus.cli import (
     grant,
     group,
     logs,
+    provider,
     queue,
     router,
     sessions,
@@ -47,7 +48,7 @@ app = App(
 )
 
 # These modules are light: what is heavy they import inside their functions.
-for _noun in (bridge, router, site, device, grant, alias, delivery, group, queue, bandwidth, egress):
+for _noun in (bridge, router, site, device, grant, alias, delivery, group, queue, bandwidth, egress, provider):
     app.command(_noun.app)
 for _command in (demo.demo, directory.directory, echo.echo, sessions.sessions, audit.audit, doctor.doctor):
     app.command(_command)

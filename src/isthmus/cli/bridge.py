@@ -199,22 +199,6 @@ def audit(*, limit: Limit = 100, data: Data = None, as_json: AsJson = False) -> 
 
 
 @app.command
-def providers(*, data: Data = None, as_json: AsJson = False) -> None:
-    """List the pairs of cloud services that sessions may use.
-
-    ```
-    isthmus bridge providers
-    ```
-    """
-    rows = call(data, Part.BRIDGE, "providers")
-    if as_json:
-        return show.as_json(rows)
-    columns = {"name": "NAME", "signalling": "SIGNALLING", "blobstore": "BLOBSTORE", "priority": "PRIORITY"}
-    show.table(rows, columns, empty="None.")
-    return None
-
-
-@app.command
 def status(*, data: Data = None, as_json: AsJson = False) -> None:
     """Show who this Bridge is, where it listens and who is connected.
 

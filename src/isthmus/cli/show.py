@@ -50,9 +50,9 @@ def legs(echo: Mapping[str, Any]) -> None:
         print(f"  {seconds * 1000:8.1f} ms  {name}")
 
 
-def findings(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print what was looked at, a line each, and under what is not well what to do about it."""
-    width = max((len(row["what"]) for row in rows), default=0)
+def findings(rows: Sequence[Mapping[str, str]], *, width: int = 0) -> None:
+    """Print what was looked at, a line each (names `width` wide at least), and under it what to do about it."""
+    width = max([width, *(len(row["what"]) for row in rows)])
     for row in rows:
         print(f"{row['level']:4}  {row['what'].ljust(width)}  {row['found']}")
         if row["advice"]:

@@ -58,19 +58,15 @@ class Lender:
         pair = self._lendable(name)
         for blob in request.names:
             check_name(blob)
-        url = pair.entry.blobstore
-        if is_built_in(url):
+        if is_built_in(pair.entry.blobstore):
             raise Problem(422, "Not needed", detail=f"The blobs of {name} are at the Bridge itself.")
         try:
-            provider = blobstore_provider(url)
-            secrets = self._providers.secrets_of(pair).blobstore
             async with asyncio.timeout(_LEND_SECONDS):
-                signed = await provider.sign(url, secrets, request.method, request.names, seconds=URL_SECONDS)
+                return await self.sign(pair, request)
         except TimeoutError as error:
             raise _late(name) from error
         except (OperatorError, ProviderTrouble) as error:
             raise _refused(name, error) from error
-        return BlobUrls(urls=signed)
 
     def way(self, pair: Pair, service: Service) -> Way:
         """Return how the Bridge gets to one service of a pair. Raises OperatorError if the URL is none."""
@@ -89,6 +85,13 @@ class Lender:
         return ProviderLoan(
             signalling=dict(signalling.fields), blobstore=dict(blobstore.fields), expires=min(ends, default=None)
         )
+
+    async def sign(self, pair: Pair, request: BlobUrlRequest) -> BlobUrls:
+        """Have URLs signed. Raises ProviderTrouble or OperatorError."""
+        url = pair.entry.blobstore
+        fields = self._providers.secrets_of(pair).blobstore
+        signed = await blobstore_provider(url).sign(url, fields, request.method, request.names, seconds=URL_SECONDS)
+        return BlobUrls(urls=signed)
 
     async def _one(self, pair: Pair, service: Service, router_id: RouterId) -> Loan:
         if is_built_in(url_of(pair, service)):

@@ -38,4 +38,6 @@ async def heartbeat(parts: TheParts, caller: Caller, beat: Heartbeat) -> Heartbe
     parts.accounts.heard_version(caller, beat.version)
     parts.sessions.heartbeat(caller, beat.sessions)
     parts.can_use(caller, beat.providers)
+    if beat.usage is not None:
+        parts.usage.take(caller.router_id, caller.site, beat.usage, parts.providers.ever_known)
     return HeartbeatAnswer(time=parts.clock.now(), revision=parts.changes.revision(caller.router_id))
