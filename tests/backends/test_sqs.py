@@ -3,31 +3,21 @@
 import asyncio
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.backends.meter import Counts
 from tests.backends.servers.moto import MotoServer
 from tests.backends.servers.moto import moto as moto
 
+from isthmus.adapters.signalling.keys import KeysAtHand
 from isthmus.adapters.signalling.sqs import PROVIDER
-from isthmus.adapters.signalling.sqs.provider import Fixed
 from isthmus.ports.provider import Loan, Surroundings, Way
 from isthmus.ports.signalling import Signalling
 from isthmus.testing.signalling_suite import SignallingSuite
 
 OPERATOR = {"access_key_id": "AKIATESTTESTTEST", "secret_access_key": "test"}
 ACCOUNT = "123456789012"  # moto's
-
-
-class Counts:
-    """A meter."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[str] = Counter()
-
-    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
-        self.requests[kind] += 1
 
 
 @pytest.fixture
@@ -42,7 +32,7 @@ def counts() -> Counts:
 
 def opened(url: str, counts: Counts, fields: dict[str, str] | None = None) -> Signalling:
     loan = Loan(fields or {**OPERATOR, "account": ACCOUNT})
-    return PROVIDER.open(url, Surroundings(Fixed(loan), Way(), counts))
+    return PROVIDER.open(url, Surroundings(KeysAtHand(loan), Way(), counts))
 
 
 class TestSqs(SignallingSuite):

@@ -1,6 +1,7 @@
 """The calls of AWS services that are made here, with our keys, our way out of the site and our words for trouble."""
 
 import asyncio
+import functools
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -17,6 +18,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # has no type
     ProxyConnectionError,
     SSLError,
 )
+from botocore.loaders import create_loader  # type: ignore[import-untyped]  # has no types
 
 from isthmus.adapters.signalling.sqs.place import NoQueue, Place
 from isthmus.errors import ProviderTrouble, Retry
@@ -101,6 +103,7 @@ class Caller:
         async with self._opening:
             if self._client is None:
                 session = AioSession()
+                session.register_component("data_loader", _models())
                 if self._keys is not None:
                     session.register_component("credential_provider", _Lender(self._keys))
                 proxy = self._way.proxy
@@ -112,6 +115,7 @@ class Caller:
                     retries={"total_max_attempts": 1},  # each is billed, so each is ours to decide on and to count
                     http_session_cls=_trusting(self._way),
                     parameter_validation=False,
+                    warm_up_loader_caches=True,  # in a thread
                 )
                 context = session.create_client(
                     self._service, region_name=self._place.region, endpoint_url=self._endpoint, config=config
@@ -146,6 +150,12 @@ class Caller:
         if status >= 500 or status == 0:
             return ProviderTrouble(f"{name} is in trouble itself (HTTP {status})", retry=Retry.LATER)
         return ProviderTrouble(f"{name} does not do {error.operation_name} ({code})", retry=Retry.NEVER)
+
+
+@functools.cache
+def _models() -> Any:
+    """Return AWS's description of its services, some megabytes of JSON that every client may share."""
+    return create_loader()
 
 
 class _Lender:

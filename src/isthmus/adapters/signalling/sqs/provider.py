@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from isthmus.adapters.signalling.keys import KeysAtHand
 from isthmus.adapters.signalling.sqs.place import Place
 from isthmus.adapters.signalling.sqs.service import SqsSignalling, make_queue, open_caller
 from isthmus.errors import ProviderTrouble, Retry
@@ -83,7 +84,7 @@ class SqsProvider:
             f"lent keys for {LOAN_SECONDS / 60:.0f} minutes",
         ]
         await self.lend(url, secrets, _FOREIGN, way)
-        router = await open_caller("sqs", place, Fixed(loan), way)
+        router = await open_caller("sqs", place, KeysAtHand(loan), way)
         account = loan.fields["account"]
         own, foreign = (place.queue_url(account, mailbox) for mailbox in (_CHECKED, _FOREIGN))
         try:
@@ -107,27 +108,11 @@ class SqsProvider:
         return said
 
 
-class Fixed:
-    """Keys that are at hand (`isthmus.ports.provider.Keys`)."""
-
-    def __init__(self, loan: Loan) -> None:
-        self._loan = loan
-
-    async def loan(self) -> Loan:
-        """Return them."""
-        return self._loan
-
-    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
-        """Refuse: a signalling service has no blobs."""
-        del method, names
-        raise ProviderTrouble("SQS signs no URLs", retry=Retry.NEVER)
-
-
 def _own_keys(secrets: Mapping[str, str]) -> Keys | None:
     """Return the operator's keys, or None for the Bridge's own identity. Raises ProviderTrouble."""
     fields = {name: secrets[name] for name in ("access_key_id", "secret_access_key") if secrets.get(name)}
     if len(fields) == 2:
-        return Fixed(Loan(fields))
+        return KeysAtHand(Loan(fields))
     if fields or not secrets.get("role"):
         raise ProviderTrouble(
             "there are no keys for SQS",

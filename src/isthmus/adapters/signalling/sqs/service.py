@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from isthmus.adapters.signalling.inbox import Inbox
 from isthmus.adapters.signalling.sqs.place import NoQueue, Place
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.kit import backoff
@@ -42,7 +43,7 @@ _DELETE_SECONDS: Final = 20.0  # what was received is deleted in batches, long b
 _BATCHES_IN_FLIGHT: Final = 4  # to one queue
 _SEND_SECONDS: Final = 10.0
 _SEND_AGAIN: Final = (0.05, 0.1)  # s; a single 503 is no trouble yet
-_INBOX_HIGH_BYTES: Final = 8 * 1024 * 1024  # more waiting than this and nothing is received until it was taken
+_INBOX_HIGH_BYTES: Final = 8 * 1024 * 1024
 _FIRST_DELAY: Final = 0.2
 _MOST_DELAY: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
@@ -86,16 +87,6 @@ class _Outbox:
         )
 
 
-class _Inbox:
-    """What came for one listener."""
-
-    def __init__(self) -> None:
-        self.notices: deque[bytes] = deque()
-        self.size = 0
-        self.failure: ProviderTrouble | None = None
-        self.changed = asyncio.Event()
-
-
 class SqsSignalling:
     """SQS, seen from one Router (`isthmus.ports.signalling.Signalling`)."""
 
@@ -114,7 +105,7 @@ class SqsSignalling:
         self._caller: Caller | None = None
         self._opening = asyncio.Lock()
         self._outboxes: dict[str, _Outbox] = {}
-        self._inboxes: set[_Inbox] = set()
+        self._inboxes: set[Inbox] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -138,20 +129,12 @@ class SqsSignalling:
         """Yield the notices for a mailbox. Raises ProviderTrouble if these keys may not have them."""
         self._place.queue(at)
         self._demand_open()
-        inbox = _Inbox()
+        inbox = Inbox(_INBOX_HIGH_BYTES)
         self._inboxes.add(inbox)
         receiving = self._tasks.spawn(self._receive(at, inbox), name="receive")
         try:
-            while not self._closed:
-                while inbox.notices:
-                    notice = inbox.notices.popleft()
-                    inbox.size -= len(notice)
-                    inbox.changed.set()
-                    yield notice
-                if inbox.failure is not None:
-                    raise ProviderTrouble(str(inbox.failure), retry=inbox.failure.retry, hint=inbox.failure.hint)
-                inbox.changed.clear()
-                await inbox.changed.wait()
+            async for notice in inbox.notices():
+                yield notice
         finally:
             self._inboxes.discard(inbox)
             receiving.cancel()
@@ -160,7 +143,7 @@ class SqsSignalling:
         """End every listener, and say of what was received that it was."""
         self._closed = True
         for inbox in self._inboxes:
-            inbox.changed.set()
+            inbox.end()
         await self._tasks.close()
         if self._caller is not None:
             await self._caller.close()
@@ -223,21 +206,18 @@ class SqsSignalling:
 
     # receiving
 
-    async def _receive(self, at: str, inbox: _Inbox) -> None:
+    async def _receive(self, at: str, inbox: Inbox) -> None:
         received = _Received()
         waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
         clock = asyncio.get_running_loop().time
         try:
             while True:
-                while inbox.size > _INBOX_HIGH_BYTES:
-                    inbox.changed.clear()
-                    await inbox.changed.wait()
+                await inbox.room()
                 try:
                     messages = await self._look_or_make(at)
                 except ProviderTrouble as trouble:
                     if trouble.retry is Retry.NEVER or isinstance(trouble, NoQueue):
-                        inbox.failure = trouble
-                        inbox.changed.set()
+                        inbox.fail(trouble)
                         return
                     if self._complaint.is_news(str(trouble), clock()):
                         _log.warning("SQS not heard", error=str(trouble), hint=trouble.hint)
@@ -249,9 +229,7 @@ class SqsSignalling:
                 for handle, notice in messages:
                     received.add(handle, clock())
                     if notice is not None:
-                        inbox.notices.append(notice)
-                        inbox.size += len(notice)
-                inbox.changed.set()
+                        inbox.put(notice)
                 if received.is_due(clock()):
                     self._tasks.spawn(self._delete(at, received.take()), name="delete")
         finally:
