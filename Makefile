@@ -23,8 +23,8 @@ test: env tools check  ## all that must pass: types, lint, floors, unit, loopbac
 	$(PY) -m pytest tests
 
 check: env       ## ruff, mypy strict, import-linter
-	.venv/bin/ruff check src tests bench
-	.venv/bin/ruff format --check src tests bench
+	.venv/bin/ruff check src tests bench examples
+	.venv/bin/ruff format --check src tests bench examples
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
