@@ -31,7 +31,7 @@ class FakeCloud:
     ways: list[Way] = field(default_factory=list)
     set_up: list[tuple[str, int]] = field(default_factory=list)
     store: Blobstore = field(default_factory=MemoryBlobstore)
-    service: Signalling = field(default_factory=MemorySignalling)
+    service: Signalling | None = None
     at: list[HostPort] = field(default_factory=list)
 
 
@@ -69,7 +69,7 @@ class FakeSignalling(_Provider):
     secrets = (Secret("seed", "the seed that signs users"), Secret("note", "a word that nobody needs", required=False))
 
     def open(self, url: str, surroundings: Surroundings) -> Signalling:
-        return self.cloud.service
+        return self.cloud.service or MemorySignalling()
 
 
 class FakeBlobstore(_Provider):
