@@ -14,6 +14,7 @@ its notices or in who may listen overrides `mailbox`, `notice` or `listener`.
 # ruff: noqa: D102 - the names of tests are sentences, which a docstring would only repeat
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from typing import Final
@@ -22,12 +23,14 @@ import pytest
 
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.tasks import Tasks
-from isthmus.ports.signalling import Signalling
+from isthmus.ports.signalling import PromptSignalling, Signalling
 
 _ARRIVES_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 0.5
 _LARGEST_TRIED: Final = 64 * 1024 * 1024
 _MAILBOXES: Final = 3
+_MANY: Final = 40
+_OF_MANY_BYTES: Final = 32 * 1024
 
 
 class Inbox:
@@ -77,9 +80,12 @@ class SignallingSuite:
     """Tests of the promises in `isthmus.ports.signalling`."""
 
     def mailbox(self, index: int) -> str:
-        """Return the name of one of three mailboxes; by default a random one, the same within a test."""
-        names: list[str] = self.__dict__.setdefault("_names", [secrets.token_hex(16) for _ in range(_MAILBOXES)])
-        return names[index]
+        """Return the name of one of three mailboxes: by default a random one of the longest, the same within a test.
+
+        The first two differ in case only, since to the port these are two.
+        """
+        stem: str = self.__dict__.setdefault("_stem", secrets.token_hex(30))
+        return stem + ("_-Aa", "_-aA", "-__-")[index]
 
     def notice(self, size: int) -> bytes:
         """Return a notice of `size` bytes that no other test makes; by default random bytes."""
@@ -125,6 +131,42 @@ class SignallingSuite:
             await inbox.wait_for(wanted[index], Publisher(signalling, self.mailbox(index)))
         for index, inbox in enumerate(inboxes):
             assert set(inbox.notices) == wanted[index]
+
+    async def test_many_notices_at_once_arrive_whole(self, signalling: Signalling, tasks: Tasks) -> None:
+        inbox = self._listen(signalling, 0, tasks)
+        publish = Publisher(signalling, self.mailbox(0))
+        await inbox.wait_for({self.notice(64)}, publish)
+        most = min(signalling.traits.max_notice_bytes, _OF_MANY_BYTES)
+        wanted = {self.notice(17 + (most - 17) * part // _MANY) for part in range(_MANY)}
+        await asyncio.gather(*(publish(notice) for notice in wanted))
+        await inbox.wait_for(wanted, publish)
+        assert wanted.issubset(inbox.notices)
+
+    async def test_a_prompt_service_gives_and_takes_as_the_others_do(self, signalling: Signalling) -> None:
+        listener = self.listener(signalling, self.mailbox(0))
+        if not isinstance(listener, PromptSignalling) or not isinstance(signalling, PromptSignalling):
+            pytest.skip("this service is not prompt, which nobody demands")
+        wanted = {self.notice(64) for _ in range(20)}
+        came: set[bytes] = set()
+        arrived = asyncio.Event()
+
+        def sink(notice: bytes) -> None:
+            came.add(notice)
+            arrived.set()
+
+        listener.attach(self.mailbox(0), sink)
+        async with asyncio.timeout(_ARRIVES_SECONDS):
+            while missing := wanted - came:
+                arrived.clear()
+                for notice in missing:
+                    if not signalling.publish_at_once(self.mailbox(0), notice):
+                        await signalling.publish(self.mailbox(0), notice)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_SECONDS):
+                        while not wanted <= came:
+                            await arrived.wait()
+                            arrived.clear()
+        assert came == wanted
 
     async def test_publishing_to_an_absent_listener_is_no_error(self, signalling: Signalling) -> None:
         await signalling.publish(self.mailbox(0), self.notice(64))
