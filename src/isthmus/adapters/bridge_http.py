@@ -1,7 +1,9 @@
 """The Router's way to the Bridge: one warm HTTPS connection, pinned to the Bridge's identity, every request signed.
 
-TLS is trusted if a public (or the machine's) CA vouches for it, or else if the pinned identity endorsed the very
-certificate that the connection shows. Proxies of the environment (HTTPS_PROXY, NO_PROXY) are honoured.
+The Bridge proves with its identity key that it is the one of the invite, and names its certificate. TLS is trusted if
+that is the very certificate that the connection shows; if the Bridge speaks no TLS itself, if a CA that the machine
+knows vouches for who does. Where a proxy opens TLS on the way, only a CA that was given here may have signed for it.
+Proxies of the environment (HTTPS_PROXY, NO_PROXY) are honoured.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
+import structlog
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import get_env_proxy_for_url
 from pydantic import BaseModel, ValidationError
@@ -41,7 +44,7 @@ from isthmus.contract.rest import (
     SessionRequest,
     Usage,
 )
-from isthmus.envelope.certificates import check_endorsement
+from isthmus.envelope.certificates import CHALLENGE_BYTES, check_endorsement, check_proof
 from isthmus.envelope.identity import Identity, Random
 from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry, Untrusted
@@ -50,10 +53,13 @@ from isthmus.kit.gathering import Gathering
 from isthmus.kit.reasons import in_words
 from isthmus.ports.pacing import Pacing, Urgency
 
+_log = structlog.get_logger()
+
 REQUEST_SECONDS: Final = 15.0
 CONNECT_SECONDS: Final = 5.0
-_KEEP_ALIVE_SECONDS: Final = 75.0  # above a heartbeat, below what the Bridge grants: a call never pays for TLS set-up
+KEEP_ALIVE_SECONDS: Final = 50.0  # above two heartbeats, below what proxies grant: a call never pays for TLS set-up
 _CONNECTIONS: Final = 32
+_PROXY_WANTS_ACCOUNT: Final = 407
 _BLOBS: Final = "/blobs/"
 _QUEUED_BLOBS: Final = "/blobs/q/"
 _EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
@@ -122,6 +128,7 @@ class BridgeConnection:
         self._session: aiohttp.ClientSession | None = None
         self._trust: ssl.SSLContext | aiohttp.Fingerprint | bool | None = None
         self._connecting = asyncio.Lock()
+        self._told_inspected = False
 
     def __repr__(self) -> str:
         return f"<BridgeConnection of {self._identity.router_id} at {self.url}>"
@@ -240,6 +247,10 @@ class BridgeConnection:
                 self._trust = None
                 if attempt == 2:
                     raise Untrusted("the Bridge's certificate is not endorsed by the pinned identity") from error
+            except aiohttp.ServerDisconnectedError as error:
+                # a warm connection that was cut while idle; each request of this API may be made twice
+                if attempt == 2:
+                    raise _unreachable(self.url, error) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _unreachable(self.url, error) from error
         raise AssertionError("unreachable: the second attempt returns or raises")
@@ -299,38 +310,61 @@ class BridgeConnection:
             self._session = _make_session(self.url)
         if not self.url.startswith("https:"):
             return await self._trust_if_pinned(True)
-        try:
-            return await self._trust_if_pinned(await asyncio.to_thread(_ca_context, self._ca))
-        except aiohttp.ClientConnectorCertificateError:
-            return await self._trust_endorsement()
-
-    async def _trust_endorsement(self) -> BridgeIdentity:
-        said = await self._ask_identity(False)
-        if said.certificate_sha256 is None or said.endorsement is None:
-            raise Untrusted("the Bridge's certificate is by an unknown CA, and not endorsed", hint="give --ca FILE")
-        check_endorsement(self._bridge_identity, said.certificate_sha256, said.endorsement)
+        said = await self._ask_identity(False)  # what it says of its certificate is signed; nothing is sent to it yet
+        if said.certificate_sha256 is None:
+            return await self._trust_authorities()
         try:
             return await self._trust_if_pinned(aiohttp.Fingerprint(said.certificate_sha256))
-        except aiohttp.ServerFingerprintMismatch as error:
-            raise Untrusted("somebody stands between this Router and the Bridge, with another certificate") from error
+        except aiohttp.ServerFingerprintMismatch:
+            return await self._trust_inspected()
+
+    async def _trust_authorities(self) -> BridgeIdentity:
+        """The Bridge speaks no TLS itself: whoever does for it is vouched for by a CA."""
+        try:
+            return await self._trust_if_pinned(await asyncio.to_thread(_ca_context, self._ca))
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise Untrusted(
+                "the Bridge's certificate is by an unknown CA, and not endorsed", hint="isthmus router join --ca FILE"
+            ) from error
+
+    async def _trust_inspected(self) -> BridgeIdentity:
+        """Another certificate than the Bridge's is shown: somebody opens TLS, which only a CA given here may do."""
+        hint = "exempt the Bridge from TLS inspection, or allow it: isthmus router join --ca FILE"
+        if self._ca is None:
+            raise Untrusted("TLS to the Bridge is opened on the way: the certificate is not the Bridge's", hint=hint)
+        try:
+            said = await self._trust_if_pinned(await asyncio.to_thread(_ca_context, self._ca, alone=True))
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise Untrusted("TLS to the Bridge is opened on the way, and not by the CA of --ca", hint=hint) from error
+        if not self._told_inspected:
+            self._told_inspected = True
+            _log.warning("TLS to the Bridge is opened on the way, as --ca allows", ca=str(self._ca))
+        return said
 
     async def _trust_if_pinned(self, trust: ssl.SSLContext | aiohttp.Fingerprint | bool) -> BridgeIdentity:
         said = await self._ask_identity(trust)
-        if said.identity != self._bridge_identity:
-            raise Untrusted("this is not the Bridge that the invite was for", hint="was the Bridge set up anew?")
         self._trust = trust
         self.offset = said.time - self._clock.now()
         return said
 
     async def _ask_identity(self, trust: ssl.SSLContext | aiohttp.Fingerprint | bool) -> BridgeIdentity:
+        """Return what the Bridge says of itself, proven with its identity key for this very question."""
         assert self._session is not None
+        challenge = self._random(CHALLENGE_BYTES)
+        url = f"{self.url}{API}/identity?challenge={challenge.hex()}"
         try:
-            async with self._session.get(f"{self.url}{API}/identity", ssl=trust, allow_redirects=False) as response:
-                return _parsed(BridgeIdentity, await _good(response))
+            async with self._session.get(url, ssl=trust, allow_redirects=False) as response:
+                said = _parsed(BridgeIdentity, await _good(response))
         except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError):
             raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _unreachable(self.url, error) from error
+        if said.identity != self._bridge_identity:
+            raise Untrusted("this is not the Bridge that the invite was for", hint="was the Bridge set up anew?")
+        check_proof(self._bridge_identity, challenge, said.certificate_sha256, said.proof or b"")
+        if said.certificate_sha256 is not None:
+            check_endorsement(self._bridge_identity, said.certificate_sha256, said.endorsement or b"")
+        return said
 
     def _signed(self, method: str, target: str, digest: bytes | None) -> dict[str, str]:
         """Return the headers of a request whose body has this SHA-256, or that has none."""
@@ -407,18 +441,18 @@ async def _digest(content: bytes) -> bytes:
 
 
 def _make_session(url: str) -> aiohttp.ClientSession:
-    proxy, account = None, None
-    with contextlib.suppress(
-        LookupError
-    ):  # looked up once: left to aiohttp, each request takes a thread, and reads netrc
+    proxy = None
+    # looked up once: left to aiohttp, each request takes a thread, and reads netrc
+    with contextlib.suppress(LookupError):
         proxy, account = get_env_proxy_for_url(URL(url))
+        if account is not None:
+            proxy = proxy.with_user(account.login).with_password(account.password)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS),
         timeout=_timeout(0),
         headers={"User-Agent": f"isthmus/{__version__}"},
         auto_decompress=False,
         proxy=proxy,
-        proxy_auth=account,
         read_bufsize=_READ_BYTES,
     )
 
@@ -445,8 +479,9 @@ def usable_ca(ca: Path) -> Path:
     return ca
 
 
-def _ca_context(ca: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+def _ca_context(ca: Path | None, *, alone: bool = False) -> ssl.SSLContext:
+    """Return what trusts the machine's CAs and this one, or this one `alone`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if alone else ssl.create_default_context()
     if ca is not None:
         try:
             context.load_verify_locations(ca)
@@ -497,6 +532,14 @@ def _parsed(model: type[Answer], content: bytes) -> Answer:
 
 
 def _unreachable(url: str, error: Exception) -> ProviderTrouble:
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # which would say the proxy's URL, with its account
+        return ProviderTrouble(
+            f"the Bridge at {url} cannot be reached: the proxy answers {error.status}",
+            retry=Retry.LATER,
+            hint="it wants an account: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"
+            if error.status == _PROXY_WANTS_ACCOUNT
+            else "have the proxy's owner allow CONNECT to the Bridge's host and port",
+        )
     other = isinstance(error, aiohttp.ServerFingerprintMismatch)
     reason = "it shows another certificate than before" if other else in_words(error)
     return ProviderTrouble(

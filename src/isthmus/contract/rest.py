@@ -14,6 +14,8 @@ LEASE_SECONDS = 60.0  # three heartbeats: a session that neither Router names an
 MOST_WAIT_SECONDS: Final = 10
 """How long the Bridge lets a request wait for a blob that is about to be put."""
 MOST_DELETIONS: Final = 1000
+MOST_PARTS: Final = 256
+"""Of a blob that is put in parts."""
 
 MOST_PROVIDERS: Final = 100
 BUILT_IN_PROVIDER: Final = "bridge"
@@ -32,12 +34,16 @@ class _Body(BaseModel):
 class BridgeIdentity(_Body):
     """Who this Bridge is, before anything is trusted: the invite pins `identity`, which endorses the certificate.
 
-    `endorsement` is the signature over the SHA-256 of the TLS certificate (DER); both are absent behind a public CA.
+    Attributes:
+        certificate_sha256: of the TLS certificate (DER) that it shows; None if it speaks no TLS itself.
+        endorsement: the identity's signature over that.
+        proof: its signature over the challenge, if there was one, and `certificate_sha256`.
     """
 
     identity: Base64
     certificate_sha256: Base64 | None = None
     endorsement: Base64 | None = None
+    proof: Base64 | None = None
     version: str
     time: Instant
 
@@ -156,6 +162,20 @@ class BlobDeletions(_Body):
     """Names of blobs that nobody needs any more."""
 
     names: list[str] = Field(max_length=MOST_DELETIONS)
+
+
+class BlobJoin(_Body):
+    """Blobs to be made into one, in this order, since a proxy takes no body as long as the whole.
+
+    Attributes:
+        name: of the whole.
+        parts: names of the blobs that it consists of, which are gone afterwards.
+        sha256: of the whole.
+    """
+
+    name: str
+    parts: list[str] = Field(min_length=2, max_length=MOST_PARTS)
+    sha256: Base64
 
 
 class SessionRequest(_Body):

@@ -121,6 +121,7 @@ EXPECTED: dict[str, tuple[int, int]] = {
     "get_blob": (200, 200),  # names are unguessable; whoever was told one may read
     "delete_blob": (204, 204),
     "delete_blobs": (204, 204),
+    "join_blobs": (201, 201),  # whoever was told the names of the parts may read them
     "send_notices": (204, 204),  # each notice is judged by itself, and dropped if it is not one's to send
     "receive_notices": (200, 200),  # always one's own
     "leave_notices": (204, 204),
@@ -164,6 +165,11 @@ async def _request_for(bridge: BridgeUnderTest, name: str, path: str) -> tuple[s
         return path.replace("{name}", "one"), b"" if name == "lend" else b'{"method": "GET", "names": ["a/blob"]}'
     if name == "delete_blobs":
         return path, b'{"names": ["a/blob", "b"]}'
+    if name == "join_blobs":
+        for part in ("a/1", "a/2"):
+            await own.client.request("PUT", f"/blobs/{part}", b"half")
+        digest = base64.urlsafe_b64encode(hashlib.sha256(b"halfhalf").digest()).decode()
+        return path, json.dumps({"name": "a/whole", "parts": ["a/1", "a/2"], "sha256": digest}).encode()
     if name in {"get_blob", "delete_blob"}:
         await own.client.request("PUT", "/blobs/a/blob", b"body")
     return path.replace("{name}", "a/blob"), b"body" if name == "put_blob" else b""

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import ssl
+import urllib.parse
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Proxy:
     seen: Counter[str] = field(default_factory=Counter)
     too_long: int = 0
     cut: int = 0
+    _contexts: dict[str, ssl.SSLContext] = field(default_factory=dict)
     _tasks: Tasks = field(default_factory=lambda: Tasks("proxy"))
 
     @classmethod
@@ -78,7 +80,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """What goes into HTTPS_PROXY."""
-        account = f"{self.manners.account}@" if self.manners.account else ""
+        account = f"{urllib.parse.quote(self.manners.account, safe=':')}@" if self.manners.account else ""
         return f"http://{account}127.0.0.1:{self.port}"
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -149,15 +151,19 @@ class Proxy:
             await ways.close()
 
     async def _inspect(self, near: "_End", far: "_End", host: str, authority: Authority) -> None:
-        made = authority.issue(f"proxied-{host}")
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(made.certificate, made.key)
-        await near.writer.start_tls(context)
+        await near.writer.start_tls(self._context_for(host, authority))
         trusting = ssl.create_default_context()
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         await far.writer.start_tls(trusting, server_hostname=host)
         while await self._exchange(near, far):
             pass
+
+    def _context_for(self, host: str, authority: Authority) -> ssl.SSLContext:
+        if host not in self._contexts:
+            made = authority.issue(f"proxied-{host}")
+            self._contexts[host] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._contexts[host].load_cert_chain(made.certificate, made.key)
+        return self._contexts[host]
 
     async def _exchange(self, near: "_End", far: "_End") -> bool:
         """Carry one request and its answer; return whether another may follow."""

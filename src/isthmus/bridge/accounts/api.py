@@ -2,8 +2,9 @@
 
 import hashlib
 import hmac
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from sqlalchemy import text
 from starlette.responses import PlainTextResponse, Response
 
@@ -13,6 +14,7 @@ from isthmus.bridge.gate import request_target
 from isthmus.bridge.problems import describe
 from isthmus.contract.documents import DocumentKind, Prekey
 from isthmus.contract.rest import BridgeIdentity, Enrolled, Enrolment
+from isthmus.envelope.certificates import CHALLENGE_BYTES, prove
 from isthmus.envelope.documents import open_document
 from isthmus.envelope.identity import RouterId
 from isthmus.envelope.requests import parse_authorization
@@ -23,13 +25,20 @@ routes = APIRouter(tags=["accounts"])
 
 
 @routes.get("/identity", operation_id="identity", responses=describe([]))
-async def identity(parts: TheParts) -> BridgeIdentity:
-    """Say who this Bridge is and endorse its TLS certificate, before anything is trusted."""
+async def identity(
+    parts: TheParts,
+    challenge: Annotated[str, Query(pattern=f"^[0-9a-f]{{{2 * CHALLENGE_BYTES}}}$")] | None = None,
+) -> BridgeIdentity:
+    """Say who this Bridge is and endorse its TLS certificate, before anything is trusted; prove it to who asks."""
     tls = parts.tls
+    proof = None
+    if challenge is not None:
+        proof = prove(parts.identity, bytes.fromhex(challenge), None if tls is None else tls.sha256)
     return BridgeIdentity(
         identity=parts.identity.public,
         certificate_sha256=None if tls is None else tls.sha256,
         endorsement=None if tls is None else tls.endorsement,
+        proof=proof,
         version=__version__,
         time=parts.clock.now(),
     )

@@ -1,6 +1,8 @@
 """REST: the built-in blobstore. Whoever knows a blob's unguessable name may read and delete it."""
 
 import contextlib
+import hashlib
+import hmac
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -12,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 from isthmus.bridge.blobs.files import BlobTorn
 from isthmus.bridge.blobs.store import check_name
 from isthmus.bridge.caller import Caller, TheParts
+from isthmus.bridge.gate import MAX_BLOB_BYTES
 from isthmus.bridge.problems import describe
-from isthmus.contract.rest import MOST_WAIT_SECONDS, BlobDeletions
+from isthmus.contract.rest import MOST_WAIT_SECONDS, BlobDeletions, BlobJoin
 from isthmus.errors import BlobExists, BlobMissing, Problem
 
 routes = APIRouter(tags=["blobs"])
@@ -93,6 +96,38 @@ async def delete_blobs(parts: TheParts, _caller: Caller, deletions: BlobDeletion
     for name in deletions.names:
         check_name(name)
     await parts.blobs.delete(*deletions.names)
+
+
+@routes.post("/blobs/joins", status_code=201, operation_id="join_blobs", responses=describe([401, 404, 409, 422, 429]))
+async def join_blobs(parts: TheParts, caller: Caller, join: BlobJoin) -> Response:
+    """Make one blob of several, for who cannot send it whole; repeating it is harmless (200)."""
+    blobs = parts.blobs
+    body = bytearray()
+    for name in join.parts:
+        check_name(name)
+        try:
+            _, part = await blobs.read(name)
+        except BlobMissing as error:
+            if blobs.has(join.name, join.sha256):
+                return Response(status_code=200)
+            raise Problem(404, "No such blob", detail="A part is not there.", field="parts") from error
+        async for piece in part:
+            body += piece
+        if len(body) > MAX_BLOB_BYTES:
+            raise Problem(422, "Too large", detail=f"A blob has at most {MAX_BLOB_BYTES} bytes.", field="parts")
+    digest = hashlib.sha256(body).digest()
+    if not hmac.compare_digest(digest, join.sha256):
+        raise Problem(422, "Not what was announced", detail="The parts do not make this whole.", field="sha256")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield bytes(body)
+
+    try:
+        new = await blobs.put(caller.site, join.name, whole(), len(body), digest)
+    except BlobExists as error:
+        raise Problem(409, "Blob exists", detail="Another body has this name.", field="name") from error
+    await blobs.delete(*join.parts)
+    return Response(status_code=201 if new else 200)
 
 
 class BlobResponse(Response):

@@ -126,6 +126,11 @@ class BlobStore:
             return growing.size, growing.follow()
         raise BlobMissing(name)
 
+    def has(self, name: str, digest: bytes) -> bool:
+        """Return whether just this blob is there."""
+        entry = self._entries.get(name)
+        return entry is not None and entry.digest == digest
+
     async def delete(self, *names: str) -> None:
         """Forget blobs, those that there are."""
         found = [entry for name in names if (entry := self._entries.pop(name, None)) is not None]
