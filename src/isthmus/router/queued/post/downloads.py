@@ -35,6 +35,7 @@ _log = structlog.get_logger()
 _AT_ONCE: Final = 8  # envelopes of which blobs are under way
 _FIRST_WAIT: Final = 0.05
 _MOST_WAIT: Final = 300.0
+_LEAST_REST: Final = 1.0  # however often a sender rings
 _FULL_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 60.0
 _WAIT_SECONDS: Final = 2.0  # for blobs that were announced before they were put
@@ -59,6 +60,7 @@ class _Pull:
     damaged: Counter[int] = field(default_factory=Counter)
     asked: float = 0.0
     tries: int = 0
+    rung: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def starts(self) -> list[int]:
@@ -100,6 +102,12 @@ class Downloads:
     def full(self, router_id: str) -> bool:
         """Return whether so much of a Router is not here yet that no more of its letters are to be read."""
         return router_id in self._backlogs and self._backlogs[router_id].full
+
+    def rung(self, router_id: str) -> None:
+        """A Router has put a letter, perhaps once more, with what it is about: look for what is missing of it."""
+        for pull in self._pulls.values():
+            if pull.router_id == router_id:
+                pull.rung.set()
 
     async def resume(self) -> None:
         """Go on with what an earlier run began, or whose task failed."""
@@ -207,7 +215,7 @@ class Downloads:
                     self._core.alerts.raise_(site, "foreign", f"site {site}: {error}")
                     refused = ("held", ReceiptState.HELD, str(error))
                     continue
-                await asyncio.sleep(wait)
+                await self._rest(pull, wait)
             for matter in ("room", "blob", "pair"):
                 self._core.alerts.clear(site, matter)
         finally:
@@ -216,6 +224,15 @@ class Downloads:
             self._pulls.pop(pull.manifest.envelope_id, None)
             self._backlogs[pull.router_id].over(pull.manifest.envelope_id)
             self._go_on(pull.router_id)
+
+    async def _rest(self, pull: _Pull, wait: float) -> None:
+        """Wait before another attempt; not as long if the sender rings, which may have put what was missing."""
+        pull.rung.clear()
+        await asyncio.sleep(min(wait, _LEAST_REST))
+        if wait > _LEAST_REST:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait - _LEAST_REST):
+                    await pull.rung.wait()
 
     async def _attempt(self, pull: _Pull) -> bool:
         """Fetch what is not here; return whether the envelope is, and counts."""

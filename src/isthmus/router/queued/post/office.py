@@ -116,6 +116,7 @@ class Post:
         router_id = body[COUNTER_BYTES : COUNTER_BYTES + ROUTER_ID_BYTES].decode("ascii", "replace")
         if notice[0] == NoticeKind.LETTER:
             self.inbox.doorbell(router_id, counter, bytes(body[COUNTER_BYTES + ROUTER_ID_BYTES :]))
+            self.downloads.rung(router_id)
         elif notice[0] == NoticeKind.LETTER_MISSING and any(row.router_id == router_id for row in self.core.accepted()):
             self.core.tasks.spawn(self._missing(router_id, counter), name="put again what is missing")
 

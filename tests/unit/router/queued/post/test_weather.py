@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from isthmus.errors import BlobMissing
 from isthmus.ports.blobstore import BlobInfo, BlobstoreTraits
 from isthmus.router.queued.post import downloads, inbox, mailbox, outbox
 from isthmus.testing.depth import count
+from isthmus.testing.network import until
 from isthmus.testing.weather import Weather, WeatherBlobstore, WeatherSignalling
 
 Cloud = tuple[MemorySignalling, MemoryBlobstore]
@@ -262,6 +264,24 @@ async def test_blobs_that_vanished_are_asked_for_and_put_again(north: Site, sout
                 await provider.inner.delete(name)
         async with south.running():
             await south.until_alert("missing in the cloud")
+            await south.until_all("waiting", 2, ours=True)
+
+
+async def test_blobs_that_come_late_are_fetched_as_soon_as_their_letter_is_put_again(
+    north: Site, south: Site, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "delays", lambda *_: itertools.repeat(200.0))
+    async with north.running():
+        await north.store_objects(*images(2), to=south)
+        await north.until_all("posted", 2)
+        names = [blob.name async for blob in provider.list("q/") if blob.name.count("/") == 1]
+        late = {name: await provider.inner.get(name) for name in names}
+        await provider.inner.delete(*late)
+        async with south.running():
+            await until(lambda: any(pull.tries for pull in south.post.downloads._pulls.values()))
+            for name, body in late.items():
+                await provider.inner.put(name, body)
+            await north.post.letters.put_again(south.keys.router_id)
             await south.until_all("waiting", 2, ours=True)
 
 
