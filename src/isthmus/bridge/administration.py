@@ -104,6 +104,7 @@ class Administration:
             "identity": parts.identity.router_id.spoken,
             "listen": None if self._address is None else str(self._address.listen),
             "sites": len(parts.accounts.all),
+            "bridges": 1 if parts.cluster is None else parts.cluster.bridges,
             "routers_online": len(parts.hub.online),
             "sessions_live": len(parts.sessions.live),
             "notices": parts.hub.forwarded_notices,
@@ -139,13 +140,19 @@ async def open_administration(data: Path) -> AsyncIterator[Administration]:
 
 def store_address(config: BridgeConfig, url: str) -> None:
     """Remember how Routers reach this Bridge and where its database is, for what is done while it does not run."""
-    fields = {"url": url} if config.database_url is None else {"url": url, "database_url": config.database_url}
-    write_durably(config.data / _ADDRESS_FILE, json.dumps(fields).encode())
+    fields = {"url": url, "database_url": config.database_url, "bus": config.bus}
+    kept = {name: value for name, value in fields.items() if value is not None}
+    write_durably(config.data / _ADDRESS_FILE, json.dumps(kept).encode())
 
 
 def with_stored_database(config: BridgeConfig) -> BridgeConfig:
-    """Return `config` with the database of the last run, unless it names one itself."""
-    return config if config.database_url else replace(config, database_url=_stored(config.data, "database_url"))
+    """Return `config` with the database and the bus of the last run, unless it names others itself."""
+    data = config.data
+    return replace(
+        config,
+        database_url=config.database_url or _stored(data, "database_url"),
+        bus=config.bus or _stored(data, "bus"),
+    )
 
 
 def _stored(folder: Path, name: str) -> str | None:

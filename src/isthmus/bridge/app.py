@@ -73,8 +73,7 @@ async def run_bridge(
         parts = await Parts.open(config, clock)
         tasks = Tasks("bridge")
         try:
-            await parts.blobs.open()
-            parts.tls = Tls(config, parts.identity, clock) if config.tls else None
+            await parts.serve()
 
             def tell(address: BridgeAddress) -> None:
                 if joined is not None:
@@ -111,6 +110,8 @@ async def _serve(parts: Parts, tasks: Tasks, stop: asyncio.Event, ready: Callabl
             ready(address)
             await stop.wait()
         finally:
+            if parts.cluster is not None:
+                parts.cluster.leave()
             parts.polls.stop()
             (config.data / FILE).unlink(missing_ok=True)
             _log.info("bridge stops")
@@ -154,8 +155,7 @@ async def _sweep(parts: Parts) -> None:
     while True:
         if count := await parts.blobs.sweep():
             _log.info("forgotten blobs deleted", count=count)
-        if parts.tls is not None and await asyncio.to_thread(parts.tls.refresh):
-            _log.info("certificate renewed")
+        await parts.refresh_certificate()
         await asyncio.sleep(_SWEEP_SECONDS)
 
 

@@ -21,7 +21,8 @@ class BridgeConfig:
         certificate: PEM file of the certificate (chain) to use instead of a self-made one.
         key: PEM file of its private key.
         database_url: postgresql://USER:PASSWORD@HOST/NAME; None is what the last run used, and SQLite in `data` at
-            first.
+            first. Several Bridges may share one, if they have the same identity.
+        bus: nats://HOST:PORT, by which Bridges on one database speak to each other; None is the database itself.
         blob_quota: bytes that the built-in blobstore keeps for one site's live sessions.
         blob_seconds: for how long it keeps a live blob that nobody deletes.
         queue_quota: bytes that it keeps of what one site has queued for others.
@@ -35,6 +36,7 @@ class BridgeConfig:
     certificate: Path | None = None
     key: Path | None = None
     database_url: str | None = field(default=None, repr=False)
+    bus: str | None = field(default=None, repr=False)
     blob_quota: int = 4 * GIB
     blob_seconds: float = 86_400.0
     queue_quota: int = 32 * GIB

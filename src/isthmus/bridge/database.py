@@ -1,5 +1,6 @@
 """The Bridge's database: SQLite in the data folder, or PostgreSQL by URL. Times are UTC integers, microseconds."""
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ _NAMING: Final = {
 }
 _DAMAGED: Final = "put back the newest backup of bridge.db; or is another database meant? --database-url names it"
 _ONE_CONNECTION: Final[dict[str, Any]] = {"pool_size": 1, "max_overflow": 0}
+_FEW_CONNECTIONS: Final[dict[str, Any]] = {"pool_size": 4, "max_overflow": 0}
 _POSTGRESQL: Final = "postgresql+asyncpg"
 _SETTINGS: Final = {
     "application_name": "isthmus-bridge",
@@ -31,7 +33,8 @@ _SETTINGS: Final = {
     "tcp_keepalives_count": "3",
 }
 _CONNECT_SECONDS: Final = 10.0
-_LOCK: Final = 0x697374686D7573  # the number that all Bridges mean by "this database is mine"
+_LOCK: Final = 0x697374686D7573  # the number that all Bridges mean by "this database is in use"
+_UPGRADE_LOCK: Final = _LOCK + 1  # "its schema is being brought up to date"
 _LOCK_WAIT_MILLISECONDS: Final = 3000  # a Bridge that has just stopped may hold it a moment longer
 _LOCK_NOT_AVAILABLE: Final = "55P03"  # PostgreSQL's appendix A
 
@@ -53,18 +56,21 @@ def to_seconds(micros: int) -> float:
 
 
 class _InUse(Exception):
-    """Another Bridge holds the database's lock."""
+    """Somebody holds the database's lock who shares it with nobody."""
 
 
 class Database:
-    """One engine with exactly one connection.
+    """On SQLite exactly one connection, since two writers can corrupt a log that is being reset.
 
-    On SQLite, two writers can corrupt a log that is being reset. On PostgreSQL, each connection takes a lock that the
-    server keeps for it, so that nothing is ever written beside another Bridge, even after the connection broke.
+    On PostgreSQL a few, and other Bridges beside them. Each connection takes a lock that the server keeps for it: the
+    Bridges share it, and who fills an empty database has it alone, so that nothing is ever written beside that.
     """
 
-    def __init__(self, url: str) -> None:
-        """Describe a database; nothing is opened yet. Raises OperatorError if `url` is of no kind that is known."""
+    def __init__(self, url: str, *, alone: bool = False) -> None:
+        """Describe a database; nothing is opened yet. Raises OperatorError if `url` is of no kind that is known.
+
+        `alone`: nobody else may have the database open.
+        """
         parsed = _parse(url)
         self._sqlite = parsed.drivername.startswith("sqlite")
         try:
@@ -76,7 +82,7 @@ class Database:
                     hide_parameters=True,
                     pool_pre_ping=True,
                     connect_args={"server_settings": _SETTINGS, "timeout": _CONNECT_SECONDS},
-                    **_ONE_CONNECTION,
+                    **(_ONE_CONNECTION if alone else _FEW_CONNECTIONS),
                 )
             )
         except ModuleNotFoundError as error:
@@ -88,7 +94,12 @@ class Database:
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(self._engine.sync_engine, "begin", _begin_immediate)
         else:
-            event.listen(self._engine.sync_engine, "connect", _take_lock)
+            event.listen(self._engine.sync_engine, "connect", functools.partial(_take_lock, alone=alone))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other Bridges may work on this database at the same time."""
+        return not self._sqlite
 
     @classmethod
     def in_folder(cls, folder: Path) -> "Database":
@@ -108,10 +119,13 @@ class Database:
                     verdict = (await connection.execute(text("PRAGMA quick_check"))).scalar_one()
                     if verdict != "ok":
                         raise OperatorError(f"the Bridge database is damaged: {verdict}", hint=_DAMAGED)
+                else:
+                    await connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
                 await connection.run_sync(_upgrade)
         except _InUse as error:
             raise OperatorError(
-                "another Bridge uses this database", hint="stop that one, or choose another with --database-url"
+                "this database is in use, and not shared",
+                hint="a Bridge of an older release runs on it, or it is being filled: wait for that to end",
             ) from error
         except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
@@ -130,7 +144,7 @@ class Database:
             async with self._sessions() as session, session.begin():
                 yield session
         except _InUse as error:
-            raise ProviderTrouble("another Bridge has taken the database", retry=Retry.LATER) from error
+            raise ProviderTrouble("the database is in use, and not shared", retry=Retry.LATER) from error
         except (OSError, DBAPIError) as error:
             if isinstance(error, DBAPIError) and not error.connection_invalidated:
                 raise
@@ -154,11 +168,11 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _take_lock(connection: Any, _record: object) -> None:
+def _take_lock(connection: Any, _record: object, *, alone: bool) -> None:
     cursor = connection.cursor()
     try:
         cursor.execute(f"SET lock_timeout = {_LOCK_WAIT_MILLISECONDS}")
-        cursor.execute(f"SELECT pg_advisory_lock({_LOCK})")
+        cursor.execute(f"SELECT pg_advisory_lock{'' if alone else '_shared'}({_LOCK})")
         cursor.execute("SET lock_timeout = DEFAULT")
         connection.commit()
     except Exception as error:
@@ -168,6 +182,14 @@ def _take_lock(connection: Any, _record: object) -> None:
         raise
     finally:
         cursor.close()
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Return what asyncpg is called with for a connection beside the engine's. Raises OperatorError."""
+    parsed = _parse(url)
+    arguments = parsed.get_dialect()().create_connect_args(parsed)[1]
+    own = {name: arguments[name] for name in arguments if not name.startswith("prepared_statement")}
+    return {**own, "server_settings": _SETTINGS, "timeout": _CONNECT_SECONDS}
 
 
 def _parse(url: str) -> URL:

@@ -54,11 +54,15 @@ class SeenNonces:
 
     def use(self, signature: RequestSignature, now: float) -> bool:
         """Return True the first time."""
+        return self.note(signature.router_id, signature.nonce, now)
+
+    def note(self, router_id: str, nonce: bytes, now: float) -> bool:
+        """Remember a nonce; return True the first time."""
         if now - self._turned > 2 * MAX_CLOCK_SKEW:
             # two generations, each as long as a signature can be valid: nothing is forgotten too early
             self._before = self._seen if now - self._turned < 4 * MAX_CLOCK_SKEW else set()
             self._seen, self._turned = set(), now
-        pair = (signature.router_id, signature.nonce)
+        pair = (router_id, nonce)
         if pair in self._seen or pair in self._before:
             return False
         self._seen.add(pair)
@@ -66,7 +70,10 @@ class SeenNonces:
 
 
 class Guard:
-    """Checks signatures. Knows the accounts, which nonces were used, and who asks too often."""
+    """Checks signatures. Knows the accounts, which nonces were used, and who asks too often.
+
+    `on_used` is told which nonces were used, except for blobs: to put, read or delete one twice does no harm.
+    """
 
     def __init__(self, accounts: Accounts, identity: bytes, clock: Clock) -> None:
         self._accounts = accounts
@@ -77,6 +84,11 @@ class Guard:
         self._blobs = Rates(BLOBS, clock)
         self._notices = Rates(NOTICES, clock)
         self._started = clock.now()
+        self.on_used: Callable[[str, bytes], None] | None = None
+
+    def used_elsewhere(self, router_id: str, nonce: bytes) -> None:
+        """Take no request of this nonce: another Bridge has taken it."""
+        self._nonces.note(router_id, nonce, self._clock.now())
 
     def admit(self, method: str, target: str, authorization: str, digest: bytes) -> Account:
         """Return who signed this request. Raises Problem 401, or 429 if that Router asks too often."""
@@ -109,6 +121,8 @@ class Guard:
             raise Problem(401, "Signed too early", detail="Signed before this Bridge started; sign again.")
         if not self._nonces.use(signature, now):
             raise Problem(401, "Used before", detail="A request of this nonce was taken already.")
+        if self.on_used is not None and not target.startswith(_BLOBS):
+            self.on_used(signature.router_id, signature.nonce)
 
     def admit_socket(self, target: str, authorization: str) -> Account:
         """Return the account of a signed upgrade request. Raises Problem."""

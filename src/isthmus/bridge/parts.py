@@ -1,5 +1,6 @@
 """The parts of one Bridge, joined. Nothing here is global: two Bridges can live in one process."""
 
+import asyncio
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,10 @@ import structlog
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.audit.service import Audit
 from isthmus.bridge.blobs.store import Allowance, BlobStore
+from isthmus.bridge.cluster.certificate import SharedCertificate
+from isthmus.bridge.cluster.nats import NatsBus
+from isthmus.bridge.cluster.postgres import PostgresBus
+from isthmus.bridge.cluster.service import Cluster
 from isthmus.bridge.config import BridgeConfig
 from isthmus.bridge.database import Database
 from isthmus.bridge.directory.changes import Changes
@@ -21,11 +26,12 @@ from isthmus.bridge.providers.lending import Lender
 from isthmus.bridge.providers.secrets import Safe
 from isthmus.bridge.providers.service import Providers
 from isthmus.bridge.providers.usage import UsageBook
+from isthmus.bridge.register import Register
 from isthmus.bridge.sessions.service import Sessions
 from isthmus.bridge.signalling.hub import Hub
 from isthmus.bridge.signalling.poll import Polls
 from isthmus.bridge.tls import Tls
-from isthmus.contract.notices import NoticeKind
+from isthmus.contract.notices import NO_SESSION, NoticeKind, pack
 from isthmus.envelope.identity import Identity, Random, RouterId
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import write_durably
@@ -46,8 +52,9 @@ class Parts:
         self.database = (
             Database(config.database_url) if config.database_url is not None else Database.in_folder(config.data)
         )
-        self.accounts = Accounts(self.database, clock, random)
-        self.directory = Directory(self.database, self.accounts, clock)
+        self.register = Register(self.database)
+        self.accounts = Accounts(self.database, self.register, clock, random)
+        self.directory = Directory(self.register, self.accounts, clock)
         self.hub = Hub()
         self.polls = Polls(self.hub)
         self.changes = Changes(self.hub, random)
@@ -66,9 +73,12 @@ class Parts:
         self.guard = Guard(self.accounts, identity.public, clock)
         self.probe = Probe(clock)
         self.tls: Tls | None = None
+        self.cluster: Cluster | None = None
+        self._certificate = SharedCertificate(self.database, config, identity, clock, random)
         self.metrics_token = ""
         self.hub.on_presence = self._presence_changed
         self.hub.may_ring = self._acquainted
+        self.accounts.on_revoked = self._shut_out
 
     @classmethod
     async def open(cls, config: BridgeConfig, clock: Clock, random: Random = secrets.token_bytes) -> "Parts":
@@ -76,8 +86,7 @@ class Parts:
         parts = cls(config, load_identity(config.data, random), clock, random)
         try:
             await parts.database.open()
-            await parts.accounts.load()
-            await parts.directory.load()
+            await parts.register.open(parts.identity.public)
             await parts.providers.load()
         except BaseException:
             await parts.database.close()
@@ -85,9 +94,42 @@ class Parts:
         parts.metrics_token = _metrics_token(config.data)
         return parts
 
+    async def serve(self) -> None:
+        """Prepare for Routers: certificate, blobs, other Bridges on this database. Raises OperatorError."""
+        await self.blobs.open()
+        if self.config.tls:
+            if self._shares_certificate:
+                await self._certificate.refresh()
+            self.tls = Tls(self.config, self.identity, self.clock, shared=self._shares_certificate)
+        if self.database.is_shared and self.config.database_url is not None:
+            bus = PostgresBus(self.config.database_url) if self.config.bus is None else NatsBus(self.config.bus)
+            self.cluster = Cluster(self, bus)
+            await self.cluster.open()
+
+    async def refresh_certificate(self) -> None:
+        """Renew a certificate that is due, or take the one that another Bridge or the operator has renewed."""
+        if self.tls is None:
+            return
+        made = self._shares_certificate and await self._certificate.refresh()
+        if await asyncio.to_thread(self.tls.refresh):
+            _log.info("certificate renewed")
+        if made and self.cluster is not None:
+            self.cluster.certificate_renewed()
+
+    @property
+    def _shares_certificate(self) -> bool:
+        return self.database.is_shared and self.config.certificate is None
+
+    async def spread(self) -> None:
+        """Wait until the other Bridges know what was changed here, so that a Router finds it at whichever it asks."""
+        if self.cluster is not None:
+            await self.cluster.spread()
+
     async def close(self) -> None:
         """Write what is still in memory and let go of the database."""
         try:
+            if self.cluster is not None:
+                await self.cluster.close()
             await self.audit.flush()
             await self.usage.flush()
         finally:
@@ -96,37 +138,49 @@ class Parts:
     def enrolled(self, account: Account) -> None:
         """Let the others see a new site."""
         _log.info("site enrolled", site=account.site, router=account.router_id)
-        self.changes.touch(self._others(account.router_id))
+        self.changes.touch_all_but(account.router_id)
 
-    def can_use(self, account: Account, names: Iterable[str]) -> None:
-        """Take which cloud pairs a Router says it can use, and let the others see it."""
-        if self.providers.heard(account.router_id, names):
-            self.changes.touch(self._others(account.router_id))
+    def heard_of(self, account: Account, version: str, pairs: Iterable[str]) -> None:
+        """Take which release a Router runs, and which cloud pairs it can use, which the others see."""
+        is_new = self.accounts.heard_version(account, version)
+        uses_others = self.providers.heard(account.router_id, pairs)
+        if self.cluster is not None and (is_new or uses_others):
+            self.cluster.heard_of(self.accounts.of_router(account.router_id) or account)
+        if uses_others:
+            self.changes.touch_all_but(account.router_id)
 
     def providers_changed(self) -> None:
         """Let every Router see that the list of cloud pairs is another."""
-        self.changes.touch(account.router_id for account in self.accounts.all)
+        if self.cluster is not None:
+            self.cluster.providers_changed()
+        self.changes.touch_all()
 
     async def revoke(self, site: SiteName) -> Account:
         """Shut a site out: no request, no connection, no session of it goes on from here. Raises OperatorError."""
-        account = await self.accounts.revoke(site)
+        async with self.register.change() as change:
+            account = await self.accounts.revoke(site, change)
+            await self.directory.forget(account, change)
+        self.accounts.shut_out(account)
+        self._shut_out(account)
+        self.changes.touch_all()
+        _log.warning("site revoked", site=site, router=account.router_id)
+        await self.blobs.forget_site(site)
+        await self.spread()
+        return account
+
+    def _shut_out(self, account: Account) -> None:
+        """Let go at once of all that is here of a Router that was revoked, and tell those that are connected here."""
         self.sessions.end_all_of(account.router_id, "revoked")
         self.hub.close(account.router_id)
         self.guard.forget(account)
         self.providers.forget(account.router_id)
         self.lender.forget(account.router_id)
         self.usage.forget(account.router_id)
-        others = self._others(account.router_id)
-        for router_id in others:
-            self.hub.tell(router_id, NoticeKind.REVOKED, body=account.mailbox)
-        self.changes.touch(others)
-        _log.warning("site revoked", site=site, router=account.router_id)
-        await self.directory.forget(account)
-        await self.blobs.forget_site(site)
-        return account
-
-    def _others(self, router_id: RouterId) -> list[RouterId]:
-        return [account.router_id for account in self.accounts.all if account.router_id != router_id]
+        self.directory.drop(account)
+        notice = pack(NoticeKind.REVOKED, NO_SESSION, account.mailbox)
+        for mailbox in self.hub.here:
+            if mailbox != account.mailbox:
+                self.hub.deliver_here(mailbox, notice)
 
     def _acquainted(self, sender: RouterId, to: RouterId) -> bool:
         """Return whether two Routers have accepted each other."""
@@ -139,7 +193,7 @@ class Parts:
         )
 
     def _presence_changed(self, router_id: RouterId, _online: bool) -> None:
-        self.changes.touch(self._others(router_id))
+        self.changes.touch_all_but(router_id)
 
 
 def _metrics_token(folder: Path) -> str:

@@ -10,6 +10,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,23 +27,25 @@ from isthmus.kit.clock import Clock
 from isthmus.kit.files import write_durably
 
 _LIFETIME: Final = dt.timedelta(days=397)  # as long as a browser would still take one
-_RENEW_BEFORE: Final = dt.timedelta(days=60)
+RENEW_BEFORE: Final = dt.timedelta(days=60)
 _BACKDATED: Final = dt.timedelta(days=1)  # for Routers whose clocks are behind
 
 
 class Tls:
     """The certificate in use and the context that serves it."""
 
-    def __init__(self, config: BridgeConfig, identity: Identity, clock: Clock) -> None:
-        """Prepare the certificate. Raises OperatorError if the operator's files cannot be used."""
+    def __init__(self, config: BridgeConfig, identity: Identity, clock: Clock, *, shared: bool = False) -> None:
+        """Prepare the certificate. Raises OperatorError if the operator's files cannot be used.
+
+        `shared`: all Bridges of the network have the same one, and it is not for this one alone to renew it.
+        """
         if (config.certificate is None) is not (config.key is None):
             raise OperatorError("a certificate needs its key, and a key its certificate", hint="give both files")
         self._identity = identity
         self._clock = clock
-        self._own = config.certificate is None
-        self.certificate_file = config.certificate or config.data / "tls.crt"
-        self.key_file = config.key or config.data / "tls.key"
-        self._names = _names(config)
+        self._own = config.certificate is None and not shared
+        self.certificate_file, self.key_file = certificate_files(config)
+        self._names = names_for(config)
         if self._own:
             self._renew_if_due()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -80,11 +83,16 @@ class Tls:
             leaf = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
             key = serialization.load_pem_private_key(self.key_file.read_bytes(), None)
             fits = key.public_key() == leaf.public_key() and _names_of(leaf) == self._names
-            if fits and leaf.not_valid_after_utc - _RENEW_BEFORE > now:
+            if fits and leaf.not_valid_after_utc - RENEW_BEFORE > now:
                 return
         made, private = make_certificate(self._names, now)
         write_durably(self.key_file, private)
         write_durably(self.certificate_file, made)
+
+
+def certificate_files(config: BridgeConfig) -> tuple[Path, Path]:
+    """Return where certificate and key are: the operator's, or those in the data folder."""
+    return config.certificate or config.data / "tls.crt", config.key or config.data / "tls.key"
 
 
 def make_certificate(names: Sequence[str], now: dt.datetime) -> tuple[bytes, bytes]:
@@ -110,7 +118,8 @@ def make_certificate(names: Sequence[str], now: dt.datetime) -> tuple[bytes, byt
     return certificate.public_bytes(serialization.Encoding.PEM), private
 
 
-def _names(config: BridgeConfig) -> list[str]:
+def names_for(config: BridgeConfig) -> list[str]:
+    """Return the host names and addresses by which a Bridge is reached."""
     names = {"localhost", "127.0.0.1", socket.gethostname(), config.listen.host}
     if config.public_url is not None:
         names.add(urlsplit(config.public_url).hostname or "localhost")

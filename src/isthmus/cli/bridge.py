@@ -35,6 +35,7 @@ def run(
     certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     database_url: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_DATABASE_URL")] = None,
+    bus: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_BUS")] = None,
     verbose: Annotated[bool, Parameter(negative="")] = False,
     data: Data = None,
 ) -> None:
@@ -52,6 +53,9 @@ def run(
         certificate: PEM file with the certificate chain to use instead of the self-made one.
         key: PEM file with the private key of that certificate.
         database_url: postgresql://USER:PASSWORD@HOST/NAME to use instead of a file in --data; given once, it is kept.
+            Bridges that share one, and have the same identity.key, are one network's.
+        bus: nats://[USER:PASSWORD@]HOST:PORT by which Bridges on one database speak to each other, instead of the
+            database itself; given once, it is kept.
         verbose: log details too.
     """
     from isthmus.bridge.app import BridgeAddress, BridgeConfig, run_bridge
@@ -67,6 +71,7 @@ def run(
         certificate=certificate,
         key=key,
         database_url=database_url,
+        bus=bus,
     )
 
     def ready(address: BridgeAddress) -> None:

@@ -42,7 +42,7 @@ async def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     async def change_ones_mind() -> None:
         async with database.transaction() as session:
-            await session.execute(text("INSERT INTO sites VALUES ('r', 's', x'00', '1', 1, NULL)"))
+            await session.execute(text("INSERT INTO sites VALUES ('r', 's', x'00', '1', 1, NULL, 1)"))
             raise RuntimeError("changed my mind")
 
     with pytest.raises(RuntimeError):

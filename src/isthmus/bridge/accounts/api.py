@@ -85,4 +85,5 @@ async def enrol(request: Request, parts: TheParts, enrolment: Enrolment) -> Enro
     if account is not None:
         await parts.directory.publish(account, [enrolment.prekey])
         parts.enrolled(account)
+        await parts.spread()
     return answer

@@ -17,6 +17,7 @@ class SiteRow(Base):
     version: Mapped[str] = mapped_column(String(64))
     enrolled: Mapped[int] = mapped_column(BigInteger)
     revoked: Mapped[int | None] = mapped_column(BigInteger)
+    changed: Mapped[int] = mapped_column(BigInteger, index=True, server_default="0")
 
 
 class InviteRow(Base):

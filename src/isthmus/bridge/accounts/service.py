@@ -1,17 +1,19 @@
 """Accounts: who has enrolled, who was revoked, and the invites. Kept in memory whole, and durably before it is told.
 
-One Bridge process owns its database, so that memory is the truth for reading and no request waits for a disk to read.
+No request waits for a disk to read: what another Bridge changed is taken into memory when it says so (`Register`).
 """
 
-import asyncio
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from isthmus.bridge.accounts.models import InviteRow, SiteRow
 from isthmus.bridge.database import Database, to_micros, to_seconds
+from isthmus.bridge.register import Change, Register
 from isthmus.contract.invites import SECRET_BYTES, Invite
 from isthmus.contract.rest import Enrolled, Enrolment
 from isthmus.envelope.identity import Random, RouterId
@@ -49,25 +51,34 @@ class OpenInvite:
 
 
 class Accounts:
-    """The network's members. Every change is committed before it takes effect."""
+    """The network's members. Every change is committed before it takes effect.
 
-    def __init__(self, database: Database, clock: Clock, random: Random) -> None:
+    `on_revoked` is called when another Bridge has shut a Router out.
+    """
+
+    def __init__(self, database: Database, register: Register, clock: Clock, random: Random) -> None:
         self._database = database
+        self._register = register
         self._clock = clock
         self._random = random
         self._by_router: dict[str, Account] = {}
         self._by_site: dict[str, Account] = {}
         self._revoked: dict[str, SiteName] = {}
-        self._changing = asyncio.Lock()
+        self.on_revoked: Callable[[Account], None] = _ignore
+        register.add_reader(self._catch_up)
 
-    async def load(self) -> None:
-        """Read all accounts into memory."""
-        async with self._database.transaction() as session:
-            for row in await session.scalars(select(SiteRow)):
-                if row.revoked is None:
+    async def _catch_up(self, session: AsyncSession, since: int) -> None:
+        """Take into memory what changed after that version."""
+        for row in await session.scalars(select(SiteRow).where(SiteRow.changed > since).order_by(SiteRow.changed)):
+            known = self._by_router.get(row.router_id)
+            if row.revoked is None:
+                if known is None:
                     self._remember(_account(row))
-                else:
-                    self._revoked[row.router_id] = SiteName(row.site)
+                continue
+            self._revoked[row.router_id] = SiteName(row.site)
+            if known is not None:
+                self._drop(known)
+                self.on_revoked(known)
 
     @property
     def all(self) -> list[Account]:
@@ -138,10 +149,13 @@ class Accounts:
         Raises Problem 403 if the invite is not good, 409 if the site has a Router or the key was revoked.
         """
         router_id = RouterId.from_public(enrolment.public_key)
-        if router_id in self._revoked:
-            raise Problem(409, "This key was revoked", detail="Make a new identity: join from an empty data folder.")
         now = to_micros(self._clock.now())
-        async with self._changing, self._database.transaction() as session:
+        async with self._register.change() as change:
+            session = change.session
+            if router_id in self._revoked:
+                raise Problem(
+                    409, "This key was revoked", detail="Make a new identity: join from an empty data folder."
+                )
             row = await session.get(InviteRow, _hash(enrolment.secret))
             if row is None or not hmac.compare_digest(row.site.encode(), enrolment.site.encode()):
                 raise Problem(403, "Unknown invite", detail="No such invite was made here for this site.")
@@ -162,6 +176,7 @@ class Accounts:
                 version=enrolment.version[:_MOST_VERSION],
                 enrolled=now,
                 revoked=None,
+                changed=change.version,
             )
             row.used, row.used_by = now, router_id
             session.add(site)
@@ -169,32 +184,50 @@ class Accounts:
         self._remember(account)
         return Enrolled(site=account.site, router_id=router_id), account
 
-    async def revoke(self, site: SiteName) -> Account:
-        """Shut a site's Router out for good, and withdraw its open invites. Raises OperatorError if there is none."""
+    async def revoke(self, site: SiteName, change: Change) -> Account:
+        """Have a site's Router shut out for good, and its open invites withdrawn, once `change` is committed.
+
+        Raises OperatorError if there is none. `shut_out` takes the result into memory.
+        """
         account = self._by_site.get(site)
         if account is None:
             raise OperatorError(f"{site} has no Router here", hint="isthmus bridge sites")
         now = to_micros(self._clock.now())
-        async with self._database.transaction() as session:
-            await session.execute(update(SiteRow).where(SiteRow.router_id == account.router_id).values(revoked=now))
-            await session.execute(
-                update(InviteRow)
-                .where(InviteRow.site == site, InviteRow.used.is_(None), InviteRow.withdrawn.is_(None))
-                .values(withdrawn=now)
-            )
-        self._revoked[account.router_id] = site
-        del self._by_router[account.router_id], self._by_site[site]
+        await change.session.execute(
+            update(SiteRow).where(SiteRow.router_id == account.router_id).values(revoked=now, changed=change.version)
+        )
+        await change.session.execute(
+            update(InviteRow)
+            .where(InviteRow.site == site, InviteRow.used.is_(None), InviteRow.withdrawn.is_(None))
+            .values(withdrawn=now)
+        )
         return account
 
-    def heard_version(self, account: Account, version: str) -> None:
-        """Note which release a Router runs now; kept in memory only, since it says so with every heartbeat."""
+    def shut_out(self, account: Account) -> None:
+        """Take into memory that a Router was revoked."""
+        self._revoked[account.router_id] = account.site
+        self._drop(account)
+
+    def heard_version(self, account: Account, version: str) -> bool:
+        """Note which release a Router runs now, in memory only, since each heartbeat says so; True if it is news."""
         known = self._by_router.get(account.router_id)
-        if known is not None and known.version != version:
-            self._remember(replace(known, version=version[:_MOST_VERSION]))
+        if known is None or known.version == version[:_MOST_VERSION]:
+            return False
+        self._remember(replace(known, version=version[:_MOST_VERSION]))
+        return True
 
     def _remember(self, account: Account) -> None:
         self._by_router[account.router_id] = account
         self._by_site[account.site] = account
+
+    def _drop(self, account: Account) -> None:
+        self._by_router.pop(account.router_id, None)
+        if (other := self._by_site.get(account.site)) is not None and other.router_id == account.router_id:
+            del self._by_site[account.site]
+
+
+def _ignore(_account: Account) -> None:
+    """Nobody listens yet."""
 
 
 def _hash(secret: bytes) -> bytes:

@@ -1,11 +1,13 @@
 """The audit of sessions, written behind: no session waits for it, and a crash loses at most the last moments of it."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import case, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from isthmus.bridge.audit.models import SessionRow
@@ -70,8 +72,8 @@ class Audit:
             return
         try:
             async with self._database.transaction() as session:
-                for entry in batch.values():
-                    await session.merge(_row(entry))
+                insert = (postgresql if self._database.is_shared else sqlite).insert(SessionRow)
+                await session.execute(_or_update(insert, shared=self._database.is_shared), _ordered(batch.values()))
         except BaseException:
             self._waiting = batch | self._waiting
             self._something.set()
@@ -85,11 +87,34 @@ class Audit:
             return [_entry(row) for row in rows]
 
 
-def _row(entry: AuditEntry) -> SessionRow:
-    fields = asdict(entry)
-    fields["started"] = to_micros(entry.started)
-    fields["ended"] = None if entry.ended is None else to_micros(entry.ended)
-    return SessionRow(**fields)
+def _ordered(entries: Iterable[AuditEntry]) -> list[dict[str, Any]]:
+    """Return the rows as they are written: by id, so that two Bridges never wait for each other."""
+    return [
+        {
+            **asdict(entry),
+            "started": to_micros(entry.started),
+            "ended": None if entry.ended is None else to_micros(entry.ended),
+        }
+        for entry in sorted(entries, key=lambda entry: entry.session_id)
+    ]
+
+
+def _or_update(insert: postgresql.Insert | sqlite.Insert, *, shared: bool) -> postgresql.Insert | sqlite.Insert:
+    """Return what joins a row with the one that is there: its first end stays, and counts never shrink.
+
+    With several Bridges one may say that a session began after another has said that it is over.
+    """
+    new = insert.excluded
+    larger = func.greatest if shared else func.max
+    return insert.on_conflict_do_update(
+        index_elements=[SessionRow.session_id],
+        set_={
+            "outcome": case((SessionRow.ended.is_(None), new.outcome), else_=SessionRow.outcome),
+            "ended": func.coalesce(SessionRow.ended, new.ended),
+            "bytes_out": larger(SessionRow.bytes_out, new.bytes_out),
+            "bytes_in": larger(SessionRow.bytes_in, new.bytes_in),
+        },
+    )
 
 
 def _entry(row: SessionRow) -> AuditEntry:

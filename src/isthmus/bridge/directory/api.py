@@ -26,3 +26,4 @@ async def network(parts: TheParts, caller: Caller) -> Network:
 async def publish(parts: TheParts, caller: Caller, publication: Publication) -> None:
     """Keep signed documents of the asking Router: all of them or, with a problem, none."""
     parts.changes.touch(await parts.directory.publish(caller, publication.documents))
+    await parts.spread()

@@ -3,7 +3,6 @@
 The Bridge verifies what it keeps, so that a confused Router is told at once; every Router verifies again.
 """
 
-import asyncio
 import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import Final
 
 from pydantic import ValidationError
 from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from isthmus.bridge.accounts.service import Account, Accounts
-from isthmus.bridge.database import Database, to_micros
+from isthmus.bridge.database import to_micros
 from isthmus.bridge.directory.models import DocumentRow
+from isthmus.bridge.register import Change, Register
 from isthmus.contract.documents import DocumentKind, Prekey, SignedDocument, Statement, Titles
-from isthmus.contract.rest import SiteEntry
+from isthmus.contract.rest import REVOKED, SiteEntry
 from isthmus.envelope.documents import open_document
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import OperatorError, Problem, Untrusted
@@ -46,23 +47,23 @@ Key = tuple[str, DocumentKind, str]
 class Directory:
     """All documents in memory, durable before they are shown."""
 
-    def __init__(self, database: Database, accounts: Accounts, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, register: Register, accounts: Accounts, clock: Clock) -> None:
+        self._register = register
         self._accounts = accounts
         self._clock = clock
         self._kept: dict[Key, Kept] = {}
         self._owners: dict[str, RouterId] = {}
-        self._changing = asyncio.Lock()
+        register.add_reader(self._catch_up)
 
-    async def load(self) -> None:
-        """Read the documents of all enrolled Routers into memory."""
-        async with self._database.transaction() as session:
-            for row in await session.scalars(select(DocumentRow)):
-                kind = DocumentKind(row.kind)
-                signed = SignedDocument(
-                    kind=kind, router_id=row.router_id, payload=row.payload, signature=row.signature
-                )
-                self._put(row.to_site, Kept(signed, _MODELS[kind].parse(row.payload)))
+    async def _catch_up(self, session: AsyncSession, since: int) -> None:
+        """Take into memory the documents of enrolled Routers that changed after that version."""
+        changed = select(DocumentRow).where(DocumentRow.changed > since).order_by(DocumentRow.changed)
+        for row in await session.scalars(changed):
+            if self._accounts.is_revoked(row.router_id):
+                continue
+            kind = DocumentKind(row.kind)
+            signed = SignedDocument(kind=kind, router_id=row.router_id, payload=row.payload, signature=row.signature)
+            self._put(row.to_site, Kept(signed, _MODELS[kind].parse(row.payload)))
 
     def statement(self, speaker: Account, to: Account) -> Statement | None:
         """Return what `speaker` says to `to` and to that very Router, or None."""
@@ -104,17 +105,27 @@ class Directory:
         Raises Problem 403 for another's document, 422 for one that is no document, 409 for a rollback or a title that
         another site has.
         """
-        async with self._changing:
-            return await self._publish(account, documents)
+        async with self._register.change() as change:
+            fresh = self._fresh(account, documents)
+            await self._keep(fresh, change)
+        touched = self._who_sees(account, fresh)
+        for (_, _, to_site), kept in fresh.items():
+            self._put(to_site, kept)
+        return touched | self._who_sees(account, fresh)
 
-    async def forget(self, account: Account) -> None:
-        """Drop every document of a Router that was revoked; its titles are free."""
-        async with self._changing, self._database.transaction() as session:
-            await session.execute(delete(DocumentRow).where(DocumentRow.router_id == account.router_id))
+    async def forget(self, account: Account, change: Change) -> None:
+        """Have every document of a Router dropped that is revoked, once `change` is committed."""
+        await change.session.execute(delete(DocumentRow).where(DocumentRow.router_id == account.router_id))
+
+    def drop(self, account: Account) -> None:
+        """Take into memory that a Router was revoked: its documents are gone, its titles are free."""
         self._kept = {key: kept for key, kept in self._kept.items() if key[0] != account.router_id}
         self._owners = {title: owner for title, owner in self._owners.items() if owner != account.router_id}
 
-    async def _publish(self, account: Account, documents: Iterable[SignedDocument]) -> frozenset[RouterId]:
+    def _fresh(self, account: Account, documents: Iterable[SignedDocument]) -> dict[Key, Kept]:
+        """Return what of these documents is new. Raises Problem."""
+        if self._accounts.of_router(account.router_id) is None:
+            raise Problem(401, REVOKED, detail="This Router no longer belongs to the network.")
         fresh: dict[Key, Kept] = {}
         for document in documents:
             kept, to_site = self._checked(account, document)
@@ -123,25 +134,22 @@ class Directory:
                 raise Problem(422, "Two documents for one place", detail=f"Two of kind {document.kind} came at once.")
             if self._is_news(self._kept.get(key), kept):
                 fresh[key] = kept
-        if not fresh:
-            return frozenset()
+        return fresh
+
+    async def _keep(self, fresh: dict[Key, Kept], change: Change) -> None:
         now = to_micros(self._clock.now())
-        async with self._database.transaction() as session:
-            for (router_id, kind, to_site), kept in fresh.items():
-                await session.merge(
-                    DocumentRow(
-                        router_id=router_id,
-                        kind=kind.value,
-                        to_site=to_site,
-                        payload=kept.signed.payload,
-                        signature=kept.signed.signature,
-                        published=now,
-                    )
+        for (router_id, kind, to_site), kept in fresh.items():
+            await change.session.merge(
+                DocumentRow(
+                    router_id=router_id,
+                    kind=kind.value,
+                    to_site=to_site,
+                    payload=kept.signed.payload,
+                    signature=kept.signed.signature,
+                    published=now,
+                    changed=change.version,
                 )
-        touched = self._who_sees(account, fresh)
-        for (_, _, to_site), kept in fresh.items():
-            self._put(to_site, kept)
-        return touched | self._who_sees(account, fresh)
+            )
 
     def _of(self, router_id: str) -> list[Kept]:
         return [kept for key, kept in self._kept.items() if key[0] == router_id]

@@ -29,15 +29,15 @@ async def end_session(
     end: SessionEnd,
 ) -> None:
     """Say that a session is over, and what it carried."""
+    await parts.sessions.arrival(bytes.fromhex(session_id))
     parts.sessions.end(caller, bytes.fromhex(session_id), end)
 
 
 @routes.post("/heartbeat", operation_id="heartbeat", responses=describe([401, 413, 429]))
 async def heartbeat(parts: TheParts, caller: Caller, beat: Heartbeat) -> HeartbeatAnswer:
     """Keep the named sessions alive; learn the Bridge's time and the network's revision."""
-    parts.accounts.heard_version(caller, beat.version)
     parts.sessions.heartbeat(caller, beat.sessions)
-    parts.can_use(caller, beat.providers)
+    parts.heard_of(caller, beat.version, beat.providers)
     if beat.usage is not None:
         parts.usage.take(caller.router_id, caller.site, beat.usage, parts.providers.ever_known)
     return HeartbeatAnswer(time=parts.clock.now(), revision=parts.changes.revision(caller.router_id))

@@ -1,14 +1,16 @@
 """Live sessions: memory only, plus an audit row written behind.
 
 A session is opened by one Router and offered to another; either keeps it alive with heartbeats. After a restart of
-the Bridge a session comes back when both of its Routers name it.
+the Bridge a session comes back when both of its Routers name it. With several Bridges each has all sessions in memory:
+what a Router says of one to a Bridge is repeated to the others, and has the same effect there (`elsewhere`).
 """
 
+import asyncio
 import hashlib
 import re
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Final
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.audit.service import Audit, AuditEntry
@@ -25,6 +27,8 @@ from isthmus.kit.clock import Clock
 MEMORY_SECONDS: Final = 60.0  # for which an ended session may still be the parent of another, and cannot come back
 MOST_OPEN: Final = 4000
 """Live sessions that one Router opened, and as many that it named after a restart: it relays 2,000 at the most."""
+ARRIVAL_SECONDS: Final = 2.0
+"""For how long a Bridge waits to hear of a session from the one at which it was opened."""
 _MOST_TITLE: Final = 16
 _FULL_SECONDS: Final = 5  # after which a Router with too many sessions may ask again
 _MOST_BYTES: Final = 2**63 - 1  # what the database holds
@@ -92,8 +96,24 @@ class _Announced:
     until: float
 
 
+class Word(Protocol):
+    """Takes what a Router said of its sessions, to be repeated to the other Bridges."""
+
+    def opened(self, session: Session) -> None:
+        """A Router opened a session, or asked for it again."""
+        ...
+
+    def ended(self, caller: Account, session_id: bytes, end: SessionEnd) -> None:
+        """A Router said that a session is over."""
+        ...
+
+    def counted(self, caller: Account, counts: list[SessionCount]) -> None:
+        """A Router named its sessions."""
+        ...
+
+
 class Sessions:
-    """The sessions of this Bridge."""
+    """The sessions of the network. `word` is None where there is one Bridge only."""
 
     def __init__(self, accounts: Accounts, directory: Directory, hub: Hub, audit: Audit, clock: Clock) -> None:
         self._accounts = accounts
@@ -105,7 +125,9 @@ class Sessions:
         self._open_of: Counter[RouterId] = Counter()
         self._announced: dict[bytes, _Announced] = {}
         self._announced_by: Counter[RouterId] = Counter()
+        self._awaited: defaultdict[bytes, set[asyncio.Future[None]]] = defaultdict(set)
         self.outcomes: dict[str, int] = {}
+        self.word: Word | None = None
 
     @property
     def live(self) -> list[Session]:
@@ -160,23 +182,86 @@ class Sessions:
             self._begin(session)
         else:
             session = known  # asked again, since a notice may be lost: the offer goes out again, and nothing else
+        if self.word is not None:
+            self.word.opened(session)  # before the offer, so that the answer finds it known everywhere
         body = pack_fields((request.offer, request.signature, request.request, caller.mailbox))
         self._hub.tell(target.router_id, NoticeKind.OFFER, session.session_id, body)
         return session
 
     def end(self, caller: Account, session_id: bytes, end: SessionEnd) -> None:
         """Note that a session is over for one of its Routers; repeating that is harmless. Raises Problem 404."""
+        if not self._end(caller, session_id, end, record=True):
+            raise Problem(404, "No such session", detail="It is not one of yours, or ended a while ago.")
+        if self.word is not None:
+            self.word.ended(caller, session_id, end)
+
+    def _end(self, caller: Account, session_id: bytes, end: SessionEnd, *, record: bool) -> bool:
         session = self._sessions.get(session_id)
         if session is None or not session.is_of(caller.router_id):
-            raise Problem(404, "No such session", detail="It is not one of yours, or ended a while ago.")
+            return False
         session.count(caller, end.bytes_out, end.bytes_in)
         session.said_end.add(caller.router_id)
-        self._finish(session, end.outcome if _OUTCOME.fullmatch(end.outcome) else "other")
+        self._finish(session, end.outcome if _OUTCOME.fullmatch(end.outcome) else "other", record=record)
         if len(session.said_end) == 2:
             self._hub.unlink(session.session_id, session.initiator.router_id, session.responder.router_id)
+        return True
+
+    async def arrival(self, session_id: bytes) -> None:
+        """Wait until a session is known that was opened at another Bridge a moment ago; not for long."""
+        if self.word is None or session_id in self._sessions:
+            return
+        awaited = asyncio.get_running_loop().create_future()
+        self._awaited[session_id].add(awaited)
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                await awaited
+        except TimeoutError:
+            pass
+        finally:
+            self._awaited[session_id].discard(awaited)
+            if not self._awaited[session_id]:
+                del self._awaited[session_id]
 
     def heartbeat(self, caller: Account, counts: list[SessionCount]) -> None:
         """Renew the leases of a Router's sessions, and bring back those that a restart has lost."""
+        self._renew(caller, counts)
+        if self.word is not None and counts:
+            self.word.counted(caller, counts)
+
+    # what other Bridges were told
+
+    @property
+    def all(self) -> list[Session]:
+        """The sessions that live, and those that ended a moment ago."""
+        return list(self._sessions.values())
+
+    def opened_elsewhere(self, session: Session) -> None:
+        """Take a session that another Bridge knows; what both know of it is joined."""
+        known = self._sessions.get(session.session_id)
+        if known is None:
+            known = replace(session, ended=None, outcome=LIVE)
+            self._begin(known, record=False)
+        elif not (known.is_of(session.initiator.router_id) and known.is_of(session.responder.router_id)):
+            return
+        known.lease_until = max(known.lease_until, session.lease_until)
+        known.offer = known.offer or session.offer
+        known.bytes_out = max(known.bytes_out, session.bytes_out)
+        known.bytes_in = max(known.bytes_in, session.bytes_in)
+        known.said_end |= session.said_end
+        if session.ended is not None and known.ended is None:
+            self._finish(known, session.outcome, record=False)
+        if len(known.said_end) == 2:
+            self._hub.unlink(known.session_id, known.initiator.router_id, known.responder.router_id)
+
+    def ended_elsewhere(self, caller: Account, session_id: bytes, end: SessionEnd) -> None:
+        """Take what a Router told another Bridge of the end of a session."""
+        self._end(caller, session_id, end, record=False)
+
+    def counted_elsewhere(self, caller: Account, counts: list[SessionCount]) -> None:
+        """Take which sessions a Router named to another Bridge."""
+        self._renew(caller, counts)
+
+    def _renew(self, caller: Account, counts: list[SessionCount]) -> None:
         now = self._clock.now()
         for count in counts:
             session = self._sessions.get(count.session_id)
@@ -204,19 +289,24 @@ class Sessions:
         self._announced = {name: said for name, said in self._announced.items() if said.until > now}
         self._announced_by = Counter(said.speaker.router_id for said in self._announced.values())
 
-    def _begin(self, session: Session) -> None:
+    def _begin(self, session: Session, *, record: bool = True) -> None:
         self._sessions[session.session_id] = session
         self._open_of[session.initiator.router_id] += 1
         self._hub.link(session.session_id, session.initiator.router_id, session.responder.router_id)
-        self._audit.record(session.to_audit())
+        for awaited in self._awaited.get(session.session_id, ()):
+            if not awaited.done():
+                awaited.set_result(None)
+        if record:
+            self._audit.record(session.to_audit())
 
-    def _finish(self, session: Session, outcome: str) -> None:
+    def _finish(self, session: Session, outcome: str, *, record: bool = True) -> None:
         # bytes may still grow after the first word of the end, so the row is written again
         if session.ended is None:
             session.ended = self._clock.now()
             session.outcome = outcome
             self._open_of[session.initiator.router_id] -= 1
-        self._audit.record(session.to_audit())
+        if record:
+            self._audit.record(session.to_audit())
 
     def _tally(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1

@@ -1,7 +1,8 @@
 """The hub: from the socket a notice came in by straight to the socket it goes out by.
 
 A mailbox is a Router's ID. Notices for an absent Router, or for one that takes them too slowly, are dropped:
-signalling may lose notices, and every stream heals that by itself.
+signalling may lose notices, and every stream heals that by itself. A Router that is connected to another Bridge is
+reached through that one, if there is one (`isthmus.bridge.cluster`).
 """
 
 from collections.abc import Callable
@@ -30,12 +31,21 @@ class Lane(Protocol):
         ...
 
 
+Carry = Callable[[bytes, bytes | memoryview], None]
+"""Takes mailbox and notice to the Bridge that a Router is connected to."""
+
+
 class Hub:
-    """Mailboxes, the lanes to them, and who may write to whom in which session."""
+    """Mailboxes, the lanes to them, and who may write to whom in which session.
+
+    `on_presence` is told when a Router comes or goes, wherever it is connected; `on_lanes` when it does so here.
+    """
 
     def __init__(self) -> None:
         self._lanes: dict[bytes, list[Lane]] = {}
         self._links: dict[bytes, bytes] = {}
+        self._away: dict[bytes, Carry] = {}
+        self.on_lanes: Callable[[bytes, bool], None] = _nothing
         self.on_presence: Callable[[RouterId, bool], None] = _ignore
         self.may_ring: Callable[[RouterId, RouterId], bool] = _nobody
         self.forwarded_notices = 0
@@ -64,7 +74,10 @@ class Hub:
         lanes = self._lanes.setdefault(mailbox, [])
         lanes.append(lane)
         if len(lanes) == 1:
-            self.on_presence(RouterId(mailbox.decode("ascii")), True)
+            was_away = self._away.pop(mailbox, None) is not None
+            self.on_lanes(mailbox, True)
+            if not was_away:
+                self.on_presence(RouterId(mailbox.decode("ascii")), True)
 
     def detach(self, mailbox: bytes, lane: Lane) -> None:
         """Deliver to this lane no more."""
@@ -73,16 +86,35 @@ class Hub:
             lanes.remove(lane)
             if not lanes:
                 del self._lanes[mailbox]
-                self.on_presence(RouterId(mailbox.decode("ascii")), False)
+                self.on_lanes(mailbox, False)
+                if mailbox not in self._away:
+                    self.on_presence(RouterId(mailbox.decode("ascii")), False)
 
     def is_online(self, router_id: RouterId) -> bool:
         """Return whether a Router listens now."""
+        mailbox = router_id.encode()
+        return mailbox in self._lanes or mailbox in self._away
+
+    def is_here(self, router_id: RouterId) -> bool:
+        """Return whether a Router listens at this very Bridge."""
         return router_id.encode() in self._lanes
 
     @property
     def online(self) -> frozenset[RouterId]:
         """The Routers that listen now."""
-        return frozenset(RouterId(mailbox.decode("ascii")) for mailbox in self._lanes)
+        return frozenset(RouterId(mailbox.decode("ascii")) for mailbox in self._lanes.keys() | self._away.keys())
+
+    @property
+    def here(self) -> list[bytes]:
+        """The mailboxes of Routers that listen at this very Bridge."""
+        return list(self._lanes)
+
+    def set_away(self, mailbox: bytes, carry: Carry | None) -> None:
+        """From now on a Router is reached through another Bridge, even if a lane of it is here; None: no more."""
+        if carry is None:
+            self._away.pop(mailbox, None)
+        else:
+            self._away[mailbox] = carry
 
     def close(self, router_id: RouterId) -> None:
         """Close every lane of a Router that was revoked."""
@@ -118,6 +150,14 @@ class Hub:
         self._deliver(router_id.encode(), pack(kind, session_id, body))
 
     def _deliver(self, to: bytes, notice: bytes | memoryview) -> None:
+        carry = self._away.get(to)
+        if carry is None:
+            self.deliver_here(to, notice)
+        else:
+            carry(to, notice)
+
+    def deliver_here(self, to: bytes, notice: bytes | memoryview) -> None:
+        """Send a notice to a Router that listens at this very Bridge."""
         lanes = self._lanes.get(to)
         if not lanes:
             self.dropped_bytes["absent"] += len(notice)
@@ -138,6 +178,10 @@ def _waiting(lane: Lane) -> int:
 def _nobody(_sender: RouterId, _to: RouterId) -> bool:
     """Say that no two Routers are known to have accepted each other."""
     return False
+
+
+def _nothing(_mailbox: bytes, _here: bool) -> None:
+    """Nobody listens to connections yet."""
 
 
 def _ignore(_router_id: RouterId, _online: bool) -> None:
