@@ -140,8 +140,11 @@ class QueuedSites:
         part.start("--dicom", f"127.0.0.1:{port}", environment=environment)
 
     async def delivered(self, sender: Sender, seconds: float = PATIENCE) -> None:
-        """Wait until the archive has all that the sender's Router acknowledged, byte for byte."""
-        await self.device.until(lambda: sender.acknowledged.keys() <= self.archive.kept.keys(), seconds)
+        """Wait until the archive has all that the sender's Router acknowledged, byte for byte; progress is life."""
+        kept = self.archive.kept
+        while not sender.acknowledged.keys() <= kept.keys():
+            before = len(kept)
+            await self.device.until(lambda before=before: len(kept) > before, seconds)  # type: ignore[misc]  # a default binds it
         wrong = [uid for uid, digest in sender.acknowledged.items() if self.archive.kept[uid] != digest]
         assert not wrong
         assert not self.archive.mixed
