@@ -1,11 +1,14 @@
 """Real devices over whole pairs of real services: live and queued; and what the services hold of it tells nothing."""
 
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from tests.backends.servers.azurite import ACCOUNT, ACCOUNT_KEY, AzuriteServer
+from tests.backends.servers.moto import MotoServer
 from tests.backends.servers.moto import moto as moto
 from tests.backends.servers.nats import NatsServer
 from tests.backends.servers.nats import nats_server as nats_server
@@ -27,26 +30,42 @@ class Clouds:
     secrets: Mapping[str, str] = field(repr=False)
 
 
-PAIRS = ("nats and bridge",)
+def _nats(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
+    server: NatsServer = request.getfixturevalue("nats_server")
+    return server.url, {"signalling.account_seed": server.account.seed}, server.port
+
+
+def _sqs(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
+    server: MotoServer = request.getfixturevalue("moto")
+    keys = {"signalling.access_key_id": "AKIATESTTESTTEST", "signalling.secret_access_key": "test"}
+    return server.url(secrets.token_hex(6)), keys, server.port
+
+
+def _azure_queue(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
+    server: AzuriteServer = request.getfixturevalue("azurite")
+    url = f"azqueue://127.0.0.1:{server.queue_port}/{ACCOUNT}/n{secrets.token_hex(6)}?tls=no"
+    return url, {"signalling.account_key": ACCOUNT_KEY}, server.queue_port
+
+
+def _built_in(_: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
+    return "bridge:", {}, 0
+
+
+SERVICES = {"nats": _nats, "sqs": _sqs, "azure queue": _azure_queue, "bridge": _built_in}
+PAIRS = (("nats", "bridge"), ("sqs", "bridge"), ("azure queue", "bridge"))
 
 
 @pytest.fixture
 def clouds(request: pytest.FixtureRequest) -> Clouds:
-    made: dict[str, Callable[[pytest.FixtureRequest], Clouds]] = {"nats and bridge": nats_and_bridge}
-    return made[request.param](request)
-
-
-def nats_and_bridge(request: pytest.FixtureRequest) -> Clouds:
-    server: NatsServer = request.getfixturevalue("nats_server")
+    signalling, signalling_keys, signalling_port = SERVICES[request.param[0]](request)
+    blobstore, blobstore_keys, blobstore_port = SERVICES[request.param[1]](request)
+    ports = [port for port in (signalling_port, blobstore_port) if port]
     return Clouds(
-        signalling=server.url,
-        blobstore="bridge:",
-        hosts=(f"127.0.0.1:{server.port}",),
-        secrets={"signalling.account_seed": server.account.seed},
+        signalling, blobstore, tuple(f"127.0.0.1:{port}" for port in ports), {**signalling_keys, **blobstore_keys}
     )
 
 
-@pytest.mark.parametrize("clouds", PAIRS, indirect=True)
+@pytest.mark.parametrize("clouds", PAIRS, indirect=True, ids=" and ".join)
 async def test_live_and_queued_images_arrive_over_the_pair(clouds: Clouds, tmp_path: Path) -> None:
     async with sites(tmp_path) as network, dcmtk.storescp(tmp_path / "got", title="ARCHIVE") as port:
         await use_pair(
