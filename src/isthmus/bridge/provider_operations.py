@@ -93,7 +93,7 @@ class ProviderOperations:
         kept = merged_secrets(pair, PairSecrets(), secrets or {})
         pair = await self._parts.providers.add(entry, kept, ca=checked_ca(ca), prices=check_prices(prices or {}))
         _log.info("cloud pair added", pair=name, priority=priority)
-        self._parts.providers_changed()
+        await self._tell()
         return self._shown(pair)
 
     async def provider_list(self) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ class ProviderOperations:
     ) -> dict[str, Any]:
         """Change a pair: what is None stays. Prices of which none are given are kept; secrets too."""
         providers = self._parts.providers
-        before = pair = providers.demand(name)
+        pair = providers.demand(name)
         if priority is not None:
             pair = replace(pair, entry=pair.entry.model_copy(update={"priority": check_priority(priority)}))
         if off is not None:
@@ -126,8 +126,7 @@ class ProviderOperations:
         kept = None if secrets is None else merged_secrets(pair, self._known_secrets(pair), secrets)
         pair = await providers.change(pair, kept)
         _log.info("cloud pair changed", pair=name, priority=pair.entry.priority, off=pair.off, secrets=kept is not None)
-        if (pair.entry, pair.off) != (before.entry, before.off):
-            self._parts.providers_changed()
+        await self._tell()
         return self._shown(pair)
 
     async def provider_remove(self, name: str, force: bool = False) -> dict[str, Any]:
@@ -141,7 +140,7 @@ class ProviderOperations:
             )
         await self._parts.providers.remove(name)
         _log.warning("cloud pair removed", pair=name, sessions=used)
-        self._parts.providers_changed()
+        await self._tell()
         return {"name": name, "sessions": used, "order": listed(self._parts.providers.all)}
 
     async def provider_setup(self, name: str, keep_days: int = 30) -> dict[str, Any]:
@@ -149,12 +148,10 @@ class ProviderOperations:
         if not 1 <= keep_days <= 3650:
             raise OperatorError(f"keep_days: a number of days from 1 to 3650 is meant, not {keep_days}")
         pair = self._parts.providers.demand(name)
-        secrets = self._parts.providers.secrets_of(pair)
         done: dict[str, list[str]] = {}
         for service in remote(pair):
             provider, url = provider_of(pair, service)
-            fields = secrets.signalling if service == "signalling" else secrets.blobstore
-            way = self._parts.lender.way(pair, service)
+            fields, way = self._parts.lender.own_keys(pair, service), self._parts.lender.way(pair, service)
             with said_of(service):
                 done[service] = await provider.set_up(url, fields, way, keep_days=keep_days)
         _log.info("cloud pair set up", pair=name, keep_days=keep_days)
@@ -198,6 +195,11 @@ class ProviderOperations:
         return {"month": month, "rows": rows, "cost": sum(costs) if costs else None}
 
     # inside
+
+    async def _tell(self) -> None:
+        """Have every Router, and every other Bridge of this database, know of a change."""
+        self._parts.providers_changed()
+        await self._parts.spread()
 
     def _known_secrets(self, pair: Pair) -> PairSecrets:
         try:

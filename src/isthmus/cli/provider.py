@@ -284,7 +284,7 @@ def setup(
         return show.as_json(answer)
     for service, lines in answer["done"].items():
         for line in lines or ["nothing had to be done"]:
-            print(f"{service}: {line}")
+            print(line if "\n" in line else f"{service}: {line}")
     print(f"Now see whether it works: isthmus provider test {name}")
     return None
 

@@ -76,7 +76,10 @@ async def test_a_pair_that_works_is_measured(bridge: BridgeUnderTest, cloud: Fak
 
 async def test_the_keys_are_those_that_a_router_would_be_lent(bridge: BridgeUnderTest, cloud: FakeCloud) -> None:
     cloud.expires = time.time() + 3600
-    assert await tried(bridge, Step.KEYS) == [("ok", "keys", "lent for 60 min -> ")]
+    assert await tried(bridge, Step.KEYS) == [
+        ("ok", "signalling keys", "lent for 60 min -> "),
+        ("ok", "blobstore keys", "lent for 60 min -> "),
+    ]
     assert {router for _, router in cloud.lent} == {bridge.parts.identity.router_id}
 
 
@@ -91,7 +94,7 @@ async def test_refused_keys_are_said_in_the_providers_words(
     bridge: BridgeUnderTest, cloud: FakeCloud, trouble: Any
 ) -> None:
     cloud.trouble = trouble
-    assert await tried(bridge, Step.KEYS) == [("bad", "keys", f"{trouble} -> enter it anew")]
+    assert await tried(bridge, Step.KEYS) == [("bad", "keys", f"signalling: {trouble} -> enter it anew")]
 
 
 class Broken(MemoryBlobstore):

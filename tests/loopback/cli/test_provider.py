@@ -165,7 +165,7 @@ async def test_a_test_says_what_works_and_ends_with_1_if_something_does_not(
     assert "blobs" not in said
     status, said = await operator.types("test", "one", "--json")
     assert status == 1
-    assert json.loads(said)["findings"][-1]["found"] == "the key was refused"
+    assert json.loads(said)["findings"][-1]["found"] == "signalling: the key was refused"
 
 
 async def test_setting_up_shows_what_was_done(operator: Operator, cloud: FakeCloud) -> None:

@@ -1,6 +1,7 @@
 """What the Bridge lends each Router of a pair: keys that the provider made for it, or signed URLs. Never its own."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -79,8 +80,8 @@ class Lender:
 
     async def lend(self, pair: Pair, router_id: RouterId) -> ProviderLoan:
         """Have a loan made, whether or not there is one. Raises ProviderTrouble or OperatorError."""
-        signalling = await self._one(pair, "signalling", router_id)
-        blobstore = await self._one(pair, "blobstore", router_id)
+        signalling = await self.lend_one(pair, "signalling", router_id)
+        blobstore = await self.lend_one(pair, "blobstore", router_id)
         ends = [loan.expires for loan in (signalling, blobstore) if loan.expires is not None]
         return ProviderLoan(
             signalling=dict(signalling.fields), blobstore=dict(blobstore.fields), expires=min(ends, default=None)
@@ -88,18 +89,21 @@ class Lender:
 
     async def sign(self, pair: Pair, request: BlobUrlRequest) -> BlobUrls:
         """Have URLs signed. Raises ProviderTrouble or OperatorError."""
-        url = pair.entry.blobstore
-        fields = self._providers.secrets_of(pair).blobstore
+        url, fields = pair.entry.blobstore, self.own_keys(pair, "blobstore")
         signed = await blobstore_provider(url).sign(url, fields, request.method, request.names, seconds=URL_SECONDS)
         return BlobUrls(urls=signed)
 
-    async def _one(self, pair: Pair, service: Service, router_id: RouterId) -> Loan:
+    def own_keys(self, pair: Pair, service: Service) -> Mapping[str, str]:
+        """Return what the operator entered for a service; it stays here. Raises OperatorError if it is damaged."""
+        secrets = self._providers.secrets_of(pair)
+        return secrets.signalling if service == "signalling" else secrets.blobstore
+
+    async def lend_one(self, pair: Pair, service: Service, router_id: RouterId) -> Loan:
+        """Have the keys of one service made. Raises ProviderTrouble or OperatorError."""
         if is_built_in(url_of(pair, service)):
             return Loan({})
         provider, url = provider_of(pair, service)
-        secrets = self._providers.secrets_of(pair)
-        fields = secrets.signalling if service == "signalling" else secrets.blobstore
-        return await provider.lend(url, fields, router_id, self.way(pair, service))
+        return await provider.lend(url, self.own_keys(pair, service), router_id, self.way(pair, service))
 
     async def _in_time(self, pair: Pair, router_id: RouterId) -> ProviderLoan:
         name = pair.entry.name

@@ -4,17 +4,17 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from typing import Final
 
-from isthmus.bridge.providers.checks import NoMeter, remote
+from isthmus.bridge.providers.checks import NoMeter, remote, said_of
 from isthmus.bridge.providers.findings import Finding, Level
 from isthmus.bridge.providers.lending import Lender, provider_of
 from isthmus.bridge.providers.reach import look
 from isthmus.bridge.providers.service import Pair, Service
 from isthmus.cloudio.providers import blobstore_provider, is_built_in, signalling_provider
-from isthmus.contract.rest import BlobUrlRequest, ProviderLoan
+from isthmus.contract.rest import BlobUrlRequest
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import BlobExists, BlobMissing, OperatorError, Problem, ProviderTrouble, Retry
 from isthmus.kit.names import HostPort
@@ -24,6 +24,7 @@ from isthmus.ports.provider import Loan, Surroundings
 from isthmus.ports.signalling import Signalling
 
 _STEP_SECONDS: Final = 40.0
+_PRESIGNED: Final = "presigned"  # the field of a loan that holds no keys, since the Bridge signs each URL
 _ROUND_TRIPS: Final = 5
 _NOTICE_BYTES: Final = 200
 _TRIES: Final = (2.0, 4.0, 10.0)  # seconds: the first notice may be lost while the listener is not there yet
@@ -80,11 +81,19 @@ class Trial:
         return found
 
     async def _keys(self) -> list[Finding]:
-        asked = time.time()
-        loan = await self._lender.lend(self._pair, self._own)
-        if loan.expires is None:
-            return [Finding(Level.WARN, "keys", "lent; they do not end by themselves", _ENDLESS)]
-        return [Finding(Level.OK, "keys", f"lent for {(loan.expires - asked) / 60:.0f} min")]
+        return [await self._lent(service) for service in remote(self._pair)]
+
+    async def _lent(self, service: Service) -> Finding:
+        what, asked = f"{service} keys", time.time()
+        with said_of(service):
+            loan = await self._lender.lend_one(self._pair, service, self._own)
+        if loan.expires is not None:
+            return Finding(Level.OK, what, f"lent for {(loan.expires - asked) / 60:.0f} min")
+        if loan.fields.get(_PRESIGNED):
+            return Finding(Level.OK, what, "stay at the Bridge, which signs a URL for each blob")
+        if not loan.fields:
+            return Finding(Level.OK, what, "none are needed")
+        return Finding(Level.WARN, what, "lent; they do not end by themselves", _ENDLESS)
 
     async def _blobs(self) -> list[Finding]:
         async with self._store() as store:
@@ -92,21 +101,18 @@ class Trial:
                 return []
             name, body = _name(), secrets.token_bytes(_BLOB_BYTES)
             times: list[str] = []
-            try:
+            async with _swept(store, [name]):
                 with _timed("put", times):
                     await store.put(name, body)
                 with _timed("get", times):
                     got = await store.get(name)
                 found = [await _put_other(store, name), *await _list(store, name)]
-            finally:
                 with _timed("delete", times):
                     await store.delete(name)
             changed = Finding(Level.BAD, "blobs", "a blob came back changed", "is something between that rewrites it?")
             well = Finding(Level.OK, "blobs", f"{', '.join(times)} ({_BLOB_BYTES} bytes)")
-            return [
-                well if got == body else changed,
-                *(row for row in [*found, await _get_deleted(store, name)] if row),
-            ]
+            rows = [well if got == body else changed, *found, await _get_deleted(store, name)]
+            return [row for row in rows if row is not None]
 
     async def _notices(self) -> list[Finding]:
         async with self._service() as service:
@@ -171,17 +177,16 @@ class _Lent:
         self._pair = pair
         self._service: Service = service
         self._own = own
-        self._loan: ProviderLoan | None = None
+        self._loan: Loan | None = None
 
     async def loan(self) -> Loan:
         """Return the loan."""
         if self._loan is None:
             try:
-                self._loan = await self._lender.lend(self._pair, self._own)
+                self._loan = await self._lender.lend_one(self._pair, self._service, self._own)
             except OperatorError as error:
                 raise ProviderTrouble(str(error), retry=Retry.NEVER, hint=error.hint) from error
-        fields = self._loan.signalling if self._service == "signalling" else self._loan.blobstore
-        return Loan(fields, self._loan.expires)
+        return self._loan
 
     async def urls(self, method: str, names: Sequence[str]) -> list[str]:
         """Return signed URLs."""
@@ -272,14 +277,25 @@ async def _round_trip(
 async def _move(store: Blobstore, size: int, count: int) -> tuple[float, float]:
     """Return how many seconds it took to put, and to get, `count` blobs at once."""
     blobs = {_name(): secrets.token_bytes(size) for _ in range(count)}
-    try:
+    async with _swept(store, list(blobs)):
         started = time.monotonic()
         await asyncio.gather(*(store.put(name, body) for name, body in blobs.items()))
         between = time.monotonic()
         await asyncio.gather(*(store.get(name) for name in blobs))
-        return between - started, time.monotonic() - between
-    finally:
+        ended = time.monotonic()
         await store.delete(*blobs)
+    return between - started, ended - between
+
+
+@asynccontextmanager
+async def _swept(store: Blobstore, names: Sequence[str]) -> AsyncIterator[None]:
+    """Leave nothing behind when something goes wrong, and have that said and not what goes wrong then."""
+    try:
+        yield
+    except BaseException:
+        with suppress(ProviderTrouble):
+            await store.delete(*names)
+        raise
 
 
 def _name() -> str:
