@@ -8,13 +8,15 @@
             await store.close()
 
 Needs pytest and pytest-asyncio with `asyncio_mode = auto`. The store may be shared and need not be empty: names are
-random. Everything that a test puts, it deletes, if it gets that far.
+random. Everything that a test puts, it deletes, if it gets that far. Where the keys are such that nothing may be
+listed, say `lists = False` in the class: then each listing must be refused for good.
 """
 # ruff: noqa: D102 - the names of tests are sentences, which a docstring would only repeat
 
 import asyncio
 import secrets
-from typing import Final
+import time
+from typing import ClassVar, Final
 
 import pytest
 
@@ -26,10 +28,13 @@ _MIB: Final = 1024 * 1024
 _CREATORS: Final = 8
 _LARGEST_TRIED: Final = 64 * _MIB  # a store that takes more is not asked to refuse
 _LOOK_SECONDS: Final = 0.05
+_CLOCKS_APART: Final = 3600.0  # a store in another room has another clock
 
 
 class BlobstoreSuite:
     """Tests of the promises in `isthmus.ports.blobstore`."""
+
+    lists: ClassVar[bool] = True
 
     async def test_a_blob_comes_back_as_it_was_put(self, store: Blobstore) -> None:
         name = _name()
@@ -102,15 +107,27 @@ class BlobstoreSuite:
         await store.put(f"{other}/a", b"not this one")
         for name, body in names.items():
             await store.put(name, body)
-        async with asyncio.timeout(store.traits.list_lag + 5):
-            while len(found := await _listed(store, f"{prefix}/")) < len(names):  # noqa: ASYNC110 - a store tells nobody
-                await asyncio.sleep(_LOOK_SECONDS)
-        assert {blob.name: blob.size for blob in found} == {name: len(body) for name, body in names.items()}
-        for name in (*names, f"{other}/a"):
-            await store.delete(name)
+        before = time.time()
+        if await self._may_list(store):
+            found = await _listed_whole(store, f"{prefix}/", len(names))
+            assert {blob.name: blob.size for blob in found} == {name: len(body) for name, body in names.items()}
+            assert all(abs(blob.modified - before) < _CLOCKS_APART for blob in found)
+        await store.delete(*names, f"{other}/a")
+
+    async def test_a_prefix_may_end_within_a_part_of_a_name(self, store: Blobstore) -> None:
+        start = _name()
+        names = {f"{start}/ab", f"{start}/abc/d", f"{start}/b", f"{start}0/ab"}
+        for name in names:
+            await store.put(name, b"body")
+        if await self._may_list(store):
+            for prefix in (start, f"{start}/", f"{start}/a", f"{start}/ab", f"{start}/abc/d"):
+                wanted = {name for name in names if name.startswith(prefix)}
+                assert {blob.name for blob in await _listed_whole(store, prefix, len(wanted))} == wanted
+        await store.delete(*names)
 
     async def test_list_of_a_prefix_that_nothing_has_is_empty(self, store: Blobstore) -> None:
-        assert await _listed(store, _name()) == []
+        if await self._may_list(store):
+            assert await _listed(store, f"{_name()}/") == []
 
     async def test_the_longest_and_the_oddest_names_are_taken(self, store: Blobstore) -> None:
         start = _name()
@@ -162,9 +179,43 @@ class BlobstoreSuite:
         with pytest.raises(BlobMissing):
             await store.get(name)
 
+    async def test_what_is_no_name_reaches_nothing(self, store: Blobstore) -> None:
+        name = _name()
+        await store.put(f"{name}/in/a", b"body")
+        for wrong in (
+            "",
+            "/",
+            f"/{name}/in/a",
+            f"{name}/in/a/",
+            f"{name}/in/../in/a",
+            f"{name}//in/a",
+            f"{name}/./in/a",
+        ):
+            with pytest.raises(ProviderTrouble):
+                await store.get(wrong)
+            with pytest.raises(ProviderTrouble):
+                await store.put(wrong, b"other")
+        assert await store.get(f"{name}/in/a") == b"body"
+        await store.delete(f"{name}/in/a")
+
+    async def _may_list(self, store: Blobstore) -> bool:
+        if not self.lists:
+            with pytest.raises(ProviderTrouble) as refused:
+                await _listed(store, f"{_name()}/")
+            assert refused.value.retry is Retry.NEVER
+        return self.lists
+
 
 def _name() -> str:
     return f"suite-{secrets.token_hex(12)}"
+
+
+async def _listed_whole(store: Blobstore, prefix: str, number: int) -> list[BlobInfo]:
+    """Return what is listed once it is so many blobs."""
+    async with asyncio.timeout(store.traits.list_lag + 5):
+        while len(found := await _listed(store, prefix)) < number:  # noqa: ASYNC110 - a store tells nobody
+            await asyncio.sleep(_LOOK_SECONDS)
+    return found
 
 
 async def _listed(store: Blobstore, prefix: str) -> list[BlobInfo]:

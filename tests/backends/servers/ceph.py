@@ -154,6 +154,8 @@ class CephServer:
                 f"run dir = {self.folder}/run\nadmin socket = {self.folder}/run/$name.$pid.asok",
                 f"pid file = {self.folder}/run/$name.pid\nlog file = {self.folder}/log/$name.log",
                 f"[mon.a]\nmon data = {self.folder}/mon\n[osd.0]\nosd data = {self.folder}/osd",
+                # an OSD that says what disk it is before it has heard which cluster this is ends at once
+                "osd class update on start = false\nosd crush update on start = false",
                 "osd objectstore = memstore\nmemstore device bytes = 2147483648",
                 f"[client.rgw.a]\nrgw frontends = beast endpoint=127.0.0.1:{self.port}",
                 # role-based keys are sealed with this one; 16 characters are what it takes

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
+from isthmus.adapters.blobstore.trouble import check_name
 from isthmus.errors import BlobExists, BlobMissing, ProviderTrouble, Retry
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.ports.blobstore import BlobInfo, BlobstoreTraits
@@ -28,7 +29,7 @@ class MemoryBlobstore:
 
     async def put(self, name: str, body: bytes) -> None:
         """Create a blob. Raises BlobExists, and ProviderTrouble if it is too large or the store is full."""
-        if (present := self._blobs.get(name)) is not None:
+        if (present := self._blobs.get(check_name(name))) is not None:
             if present[0] != body:
                 raise BlobExists(name)
             return

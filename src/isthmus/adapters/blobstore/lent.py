@@ -1,0 +1,94 @@
+"""A store whose keys are lent: it is opened with them, and anew when there are others."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+from isthmus.errors import OperatorError, ProviderTrouble, Retry
+from isthmus.ports.blobstore import BlobInfo, Blobstore, BlobstoreTraits
+from isthmus.ports.provider import Keys, Loan
+
+PRESIGNED: Final = "presigned"
+"""The field of a loan that says: ask the Bridge to sign each URL."""
+
+
+class LentBlobstore:
+    """Asks `keys` before each call, which know when to renew a loan; what is under way goes on with the old ones."""
+
+    def __init__(self, keys: Keys, opener: Callable[[Mapping[str, str]], Blobstore], traits: BlobstoreTraits) -> None:
+        """Open at first use; `opener` raises ProviderTrouble if a field lacks."""
+        self.traits = traits
+        self._keys = keys
+        self._opener = opener
+        self._opened: Blobstore | None = None
+        self._fields: Mapping[str, str] = {}
+        self._old: list[Blobstore] = []
+
+    def __repr__(self) -> str:
+        return f"<LentBlobstore: {self._opened!r}>"
+
+    async def put(self, name: str, body: bytes) -> None:
+        """Create a blob."""
+        await (await self._inner()).put(name, body)
+
+    async def get(self, name: str, *, wait: float = 0.0) -> bytes:
+        """Return a blob."""
+        return await (await self._inner()).get(name, wait=wait)
+
+    async def delete(self, *names: str) -> None:
+        """Delete blobs."""
+        if names:
+            await (await self._inner()).delete(*names)
+
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        """Yield blobs."""
+        async for blob in (await self._inner()).list(prefix):
+            yield blob
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        old, self._old, self._opened = self._old, [], None
+        for store in old:
+            await store.close()
+
+    async def _inner(self) -> Blobstore:
+        loan = await self._keys.loan()
+        if self._opened is None or loan.fields != self._fields:
+            self._opened, self._fields = self._opener(loan.fields), loan.fields
+            self._old.append(self._opened)
+        return self._opened
+
+
+class Fixed:
+    """Keys that are at hand (`isthmus.ports.provider.Keys`)."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self._loan = Loan(fields)
+
+    async def loan(self) -> Loan:
+        """Return them."""
+        return self._loan
+
+    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
+        """Refuse: there is nobody to ask."""
+        del method, names
+        raise ProviderTrouble("these keys sign no URLs", retry=Retry.NEVER)
+
+
+class Uncounted:
+    """A meter for what costs nothing, such as a signature (`isthmus.ports.provider.Meter`)."""
+
+    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
+        """Do not count."""
+
+
+def demand(fields: Mapping[str, str], name: str, title: str) -> str:
+    """Return a field of the keys. Raises ProviderTrouble if it lacks."""
+    value = fields.get(name)
+    if not value:
+        raise ProviderTrouble(f"the keys for {title} lack {name}", retry=Retry.NEVER)
+    return value
+
+
+def not_installed(extra: str, title: str) -> OperatorError:
+    """Return what a library means that is not installed."""
+    return OperatorError(f"what {title} needs is not installed here", hint=f"pip install 'isthmus[{extra}]'")

@@ -1,0 +1,52 @@
+"""How the tests open stores: with keys at hand, with what the Bridge would lend, with URLs that it would sign."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from isthmus.adapters.blobstore.lent import Fixed
+from isthmus.ports.blobstore import Blobstore
+from isthmus.ports.provider import BlobstoreProvider, Keys, Loan, Surroundings, Way
+
+
+@dataclass(slots=True)
+class Counts:
+    """A meter."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    up: int = 0
+    down: int = 0
+
+    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
+        self.requests[kind] += 1
+        self.up += up
+        self.down += down
+
+
+class Signing:
+    """The Bridge, as far as it signs URLs."""
+
+    def __init__(self, provider: BlobstoreProvider, url: str, secrets: Mapping[str, str], loan: Loan) -> None:
+        self._provider, self._url, self._secrets, self._loan = provider, url, secrets, loan
+        self.seconds = 60.0
+        self.spoil = ""
+
+    async def loan(self) -> Loan:
+        return self._loan
+
+    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
+        signed = await self._provider.sign(self._url, self._secrets, method, names, seconds=self.seconds)
+        return [url + self.spoil for url in signed]
+
+
+def opened(
+    provider: BlobstoreProvider,
+    url: str,
+    keys: Keys | Mapping[str, str],
+    *,
+    way: Way | None = None,
+    counts: Counts | None = None,
+) -> Blobstore:
+    """Open a store."""
+    lender = Fixed(keys) if isinstance(keys, Mapping) else keys
+    return provider.open(url, Surroundings(lender, way or Way(), counts or Counts()))
