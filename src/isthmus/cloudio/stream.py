@@ -65,6 +65,8 @@ class Duplex:
         self._cloud = cloud
         self._to = to
         self._clock = clock
+        if cloud.signalling.traits.billed:
+            options = options.sparing()
         self._options = options
         carriage = Carriage.of(cloud.signalling.traits, cloud.blobstore.traits, options, first_credit_out)
         self._core = StreamCore(

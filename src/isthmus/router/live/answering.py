@@ -23,7 +23,7 @@ from isthmus.errors import AssociationRefused, ProviderTrouble, RemoteMisuse, Se
 from isthmus.relay.policy import CommandPolicy
 from isthmus.router.live.called_device import as_reject, call_device
 from isthmus.router.live.hollow import HollowSession
-from isthmus.router.live.registry import FIRST_CREDIT, Live, refusal
+from isthmus.router.live.registry import Live, first_credit, refusal
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.live.translation import put_back, retitled, titles_for
 from isthmus.router.providers.pair import CloudPair
@@ -174,8 +174,9 @@ class Answering:
 
     def _accept(self, opened: OpenedOffer, raw: bytes, session: Session | HollowSession, state: _Answering) -> None:
         live, core = self._live, self._live.core
+        window = first_credit(state.pair)
         acceptance = opened.accept(
-            core.identity, decision=Decision.ACCEPTED, answer=raw, window=FIRST_CREDIT, random=core.random
+            core.identity, decision=Decision.ACCEPTED, answer=raw, window=window, random=core.random
         )
         reply = pack_fields((acceptance.accept, acceptance.signature, acceptance.answer_box))
         state.again = functools.partial(

@@ -22,7 +22,7 @@ from isthmus.relay.side import Answered, Asked
 from isthmus.relay.titles import Titles
 from isthmus.router.live.called_device import call_device
 from isthmus.router.live.link import LocalLink
-from isthmus.router.live.registry import FIRST_CREDIT, Live, Waiting, refusal
+from isthmus.router.live.registry import Live, Waiting, first_credit, refusal
 from isthmus.router.live.session import Parties, Session
 from isthmus.router.live.translation import put_back, retitled, titles_for
 from isthmus.router.providers.pair import CloudPair
@@ -192,6 +192,7 @@ class Opening:
         session_id = core.random(SESSION_ID_BYTES)
         try:
             pair = core.pairs.choose(target.router_id)
+            window = first_credit(pair)
         except ProviderTrouble as trouble:
             raise refusal(str(trouble), hint=trouble.hint) from trouble
         draft = make_offer(
@@ -202,7 +203,7 @@ class Opening:
             calling=caller.network_title,
             called=target.title,
             request=request.raw,
-            window=FIRST_CREDIT,
+            window=window,
             now=core.clock.now(),
             random=core.random,
             provider=pair.name,

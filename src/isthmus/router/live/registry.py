@@ -41,6 +41,7 @@ _log = structlog.get_logger()
 
 FIRST_CREDIT: Final = 4 * 1024 * 1024
 """Stream bytes that each side may send before it hears from the other: several round trips' worth on most links."""
+_SPARING_CREDIT: Final = 8 * 1024 * 1024  # of a service paid by the request: two segments of the largest size
 RETURN_MEMORY_SECONDS: Final = 60.0
 """How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
 LINGER_SECONDS: Final = 60.0
@@ -231,7 +232,7 @@ class Live:
             pool=core.pool,
             clock=core.clock,
             first_credit_out=credit_out,
-            first_credit_in=FIRST_CREDIT,
+            first_credit_in=first_credit(pair),
             observer=observer,
             options=core.stream,
         )
@@ -526,6 +527,11 @@ class StreamEnded(IsthmusError):
 
     def __init__(self) -> None:
         super().__init__("the stream ended before the association did")
+
+
+def first_credit(pair: CloudPair) -> int:
+    """Return how many bytes of a stream over `pair` the far side may send at first. Raises ProviderTrouble."""
+    return _SPARING_CREDIT if pair.cloud.signalling.traits.billed else FIRST_CREDIT
 
 
 def refusal(message: str, *, hint: str = "", reason: int = 1) -> AssociationRefused:
