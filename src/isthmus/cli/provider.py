@@ -143,8 +143,8 @@ def list_(*, data: Data = None, as_json: AsJson = False) -> None:
         for service in ("signalling", "blobstore"):
             if row["lacks"][service]:
                 print(f"{row['name']}: {service}: {row['lacks'][service]}")
-            elif not row["tried"][service]:
-                print(f"{row['name']}: {service}: {row['titles'][service] or 'unknown'}: {_NOT_TRIED}")
+            elif not row["built_in"] and row["titles"][service]:
+                print(f"{row['name']}: {service}: {row['titles'][service]}: {_tried(row['tried'][service])}")
     return None
 
 
@@ -340,6 +340,14 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
         "state": "off" if row["off"] else "lacks something" if lacks else "listed",
         "can": f"{len(row['sites'])} of {row['all_sites']}",
     }
+
+
+def _tried(against: str) -> str:
+    """Return what an adapter was tried against, in words; what only imitates a service is not that service."""
+    if not against:
+        return _NOT_TRIED
+    imitated = any(word in against for word in ("simulator", "emulator"))
+    return f"{_NOT_TRIED}, but {against}" if imitated else f"tried against {against}"
 
 
 def _usage_line(row: dict[str, Any]) -> dict[str, Any]:

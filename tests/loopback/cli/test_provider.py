@@ -64,7 +64,7 @@ async def test_a_pair_is_added_listed_changed_and_removed(operator: Operator, cl
     assert "fake://a/c" in said
     assert "0 of 0" in said
     assert "one: blobstore: A cloud for tests: not tried against a real service" in said
-    assert "one: signalling" not in said
+    assert "one: signalling: A cloud for tests: tried against a list in memory" in said
     assert "one (10), then bridge (1000)" in await operator.gets("set", "bridge", "--priority", "1000")
     assert "one (1), then bridge (1000)" in await operator.gets("set", "one", "--priority", "1")
     assert (await operator.gets("set", "bridge", "--off")).endswith("Sessions choose in this order: one (1)\n")
