@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env tools demo test check docs unit interop fuzz bench-live faults lock clean
+.PHONY: help env tools demo test check docs unit interop fuzz bench-live faults wheels image lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -42,6 +42,12 @@ bench-live: env tools ## bench/live: direct, stunnel, SSH and Isthmus side by si
 
 faults: env      ## the fault suite at nightly counts (hours)
 	ISTHMUS_TEST_DEPTH=nightly $(PY) -m pytest tests -m slow
+
+wheels: env      ## Isthmus and all that it needs to run, as wheels in dist/
+	scripts/build-wheels
+
+image: env       ## the container image, with buildah
+	scripts/build-image
 
 lock: env        ## renew requirements.lock from pyproject.toml (needs uv)
 	scripts/lock
