@@ -141,17 +141,20 @@ async def open_administration(data: Path) -> AsyncIterator[Administration]:
 def store_address(config: BridgeConfig, url: str) -> None:
     """Remember how Routers reach this Bridge and where its database is, for what is done while it does not run."""
     fields = {"url": url, "database_url": config.database_url, "bus": config.bus}
+    if config.blobs is not None:
+        fields["blobs"] = str(config.blobs.absolute())
     kept = {name: value for name, value in fields.items() if value is not None}
     write_durably(config.data / _ADDRESS_FILE, json.dumps(kept).encode())
 
 
 def with_stored_database(config: BridgeConfig) -> BridgeConfig:
-    """Return `config` with the database and the bus of the last run, unless it names others itself."""
+    """Return `config` with database, bus and blobs of the last run, unless it names others itself."""
     data = config.data
     return replace(
         config,
         database_url=config.database_url or _stored(data, "database_url"),
         bus=config.bus or _stored(data, "bus"),
+        blobs=config.blobs or (Path(folder) if (folder := _stored(data, "blobs")) else None),
     )
 
 

@@ -22,6 +22,7 @@ class BridgeConfig:
         key: PEM file of its private key.
         database_url: postgresql://USER:PASSWORD@HOST/NAME; None is what the last run used, and SQLite in `data` at
             first. Several Bridges may share one, if they have the same identity.
+        blobs: the folder of the built-in blobstore, which Bridges on one database share; None is `blobs` in `data`.
         bus: nats://HOST:PORT, by which Bridges on one database speak to each other; None is the database itself.
         blob_quota: bytes that the built-in blobstore keeps for one site's live sessions.
         blob_seconds: for how long it keeps a live blob that nobody deletes.
@@ -36,6 +37,7 @@ class BridgeConfig:
     certificate: Path | None = None
     key: Path | None = None
     database_url: str | None = field(default=None, repr=False)
+    blobs: Path | None = None
     bus: str | None = field(default=None, repr=False)
     blob_quota: int = 4 * GIB
     blob_seconds: float = 86_400.0

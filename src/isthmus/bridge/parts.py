@@ -9,6 +9,7 @@ import structlog
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.audit.service import Audit
+from isthmus.bridge.blobs.shared import SharedBlobStore
 from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.bridge.cluster.certificate import SharedCertificate
 from isthmus.bridge.cluster.nats import NatsBus
@@ -63,8 +64,8 @@ class Parts:
         self.providers = Providers(self.database, Safe(identity, random), config.data, clock)
         self.lender = Lender(self.providers, clock)
         self.usage = UsageBook(self.database, clock)
-        self.blobs = BlobStore(
-            config.data / "blobs",
+        self.blobs = (SharedBlobStore if self.database.is_shared else BlobStore)(
+            config.blobs or config.data / "blobs",
             clock,
             live=Allowance(config.blob_quota, config.blob_seconds),
             queued=Allowance(config.queue_quota, config.queue_seconds),
@@ -105,6 +106,8 @@ class Parts:
             bus = PostgresBus(self.config.database_url) if self.config.bus is None else NatsBus(self.config.bus)
             self.cluster = Cluster(self, bus)
             await self.cluster.open()
+            if isinstance(self.blobs, SharedBlobStore):
+                await self.register.agree_on_blobs(await self.blobs.mark(), others=self.cluster.bridges > 1)
 
     async def refresh_certificate(self) -> None:
         """Renew a certificate that is due, or take the one that another Bridge or the operator has renewed."""

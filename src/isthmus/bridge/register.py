@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import BigInteger, Integer, LargeBinary, select, update
+from sqlalchemy import BigInteger, Integer, LargeBinary, String, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -25,13 +25,14 @@ _ONLY: Final = 1
 
 
 class NetworkRow(Base):
-    """One row: how often the network was changed, and whose database this is."""
+    """One row: how often the network was changed, whose database this is, and where its blobs are."""
 
     __tablename__ = "network"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     version: Mapped[int] = mapped_column(BigInteger)
     identity: Mapped[bytes | None] = mapped_column(LargeBinary)
+    blobs: Mapped[str | None] = mapped_column(String(64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,17 @@ class Register:
                     hint="copy identity.key from the data folder of the first one to this one's",
                 )
         await self.refresh()
+
+    async def agree_on_blobs(self, mark: str, *, others: bool) -> None:
+        """Note where the blobs of the network are. Raises OperatorError if `others` run, and have them elsewhere."""
+        async with self._database.transaction() as session:
+            row = (await session.scalars(select(NetworkRow).with_for_update())).one()
+            if row.blobs not in {None, mark} and others:
+                raise OperatorError(
+                    "the other Bridges of this network keep their blobs elsewhere",
+                    hint="--blobs DIR names a folder that all of them share",
+                )
+            row.blobs = mark
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Change]:

@@ -35,6 +35,7 @@ def run(
     certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     database_url: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_DATABASE_URL")] = None,
+    blobs: Annotated[Path | None, Parameter(metavar="DIR", env_var="ISTHMUS_BLOBS")] = None,
     bus: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_BUS")] = None,
     verbose: Annotated[bool, Parameter(negative="")] = False,
     data: Data = None,
@@ -54,6 +55,8 @@ def run(
         key: PEM file with the private key of that certificate.
         database_url: postgresql://USER:PASSWORD@HOST/NAME to use instead of a file in --data; given once, it is kept.
             Bridges that share one, and have the same identity.key, are one network's.
+        blobs: folder of the built-in blobstore, instead of one in --data; Bridges on one database share it. Given once,
+            it is kept.
         bus: nats://[USER:PASSWORD@]HOST:PORT by which Bridges on one database speak to each other, instead of the
             database itself; given once, it is kept.
         verbose: log details too.
@@ -71,6 +74,7 @@ def run(
         certificate=certificate,
         key=key,
         database_url=database_url,
+        blobs=blobs,
         bus=bus,
     )
 

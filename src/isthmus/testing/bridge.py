@@ -38,6 +38,7 @@ class Member:
         self.site = site
         self.clock = clock or SystemClock()
         self.identity = Identity.generate(secrets.token_bytes)
+        self.bridge_identity = bridge_identity
         self.prekey = PrekeyPair.generate(secrets.token_bytes, self.clock.now())
         self.client = BridgeConnection(url, bridge_identity, self.identity, clock=self.clock)
         self.signalling = BridgeSignalling(self.client)

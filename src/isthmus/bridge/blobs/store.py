@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -133,14 +133,9 @@ class BlobStore:
 
     async def delete(self, *names: str) -> None:
         """Forget blobs, those that there are."""
-        found = [entry for name in names if (entry := self._entries.pop(name, None)) is not None]
-        for entry in found:
-            usage = self._usage_of(entry.site, entry.name)
-            usage.size -= entry.size
-            usage.count -= 1
-        paths = [self._path(entry.name) for entry in found]
+        paths = [self._path(entry.name) for entry in self._unindex(names)]
         if paths:
-            await asyncio.to_thread(_unlink, paths)
+            await asyncio.to_thread(unlink, paths)
 
     def list_of(self, site: str, prefix: str, after: str, limit: int) -> list[Entry]:
         """Return blobs that a site wrote, by name: those that start with `prefix` and come after `after`."""
@@ -171,6 +166,10 @@ class BlobStore:
     def _begin(self, name: str, growing: GrowingBlob) -> None:
         """Have a blob found that is about to come in: the first, if it is put twice at once."""
         self._growing.setdefault(name, growing)
+        self._arrived(name)
+
+    def _arrived(self, name: str) -> None:
+        """Wake those who wait for a blob: it is there, or about to come in."""
         for awaited in self._awaited.get(name, ()):
             if not awaited.done():
                 awaited.set_result(None)
@@ -215,7 +214,7 @@ class BlobStore:
 
     async def _index_found(self, name: str) -> None:
         """Index a blob whose file was there first, if whoever put it has not done so yet, or was cancelled."""
-        entry = await asyncio.to_thread(_entry_of, self._path(name))
+        entry = await asyncio.to_thread(entry_of, self._path(name))
         if entry is not None:
             self._index(entry)
 
@@ -227,6 +226,15 @@ class BlobStore:
         usage.size += entry.size
         usage.count += 1
 
+    def _unindex(self, names: Iterable[str]) -> list[Entry]:
+        """Return the entries of those that there are, which are counted no more."""
+        found = [entry for name in names if (entry := self._entries.pop(name, None)) is not None]
+        for entry in found:
+            usage = self._usage_of(entry.site, entry.name)
+            usage.size -= entry.size
+            usage.count -= 1
+        return found
+
     def _allowance(self, name: str) -> Allowance:
         return self._queued if name.startswith(_QUEUED) else self._live
 
@@ -236,10 +244,10 @@ class BlobStore:
     def _scan(self) -> list[Entry]:
         found = []
         for path in sorted(self._folder.iterdir()):
-            if path.suffix != ".blob":
+            if path.suffix == ".blob":
+                found.append(_read_entry(path))
+            elif path.name.startswith("new."):
                 path.unlink()
-                continue
-            found.append(_read_entry(path))
         return found
 
 
@@ -274,13 +282,15 @@ def _read_entry(path: Path) -> Entry:
     return Entry(name, site, status.st_size - length, status.st_mtime, digest)
 
 
-def _entry_of(path: Path) -> Entry | None:
+def entry_of(path: Path) -> Entry | None:
+    """Return what a blob's file says, or None if there is none."""
     try:
         return _read_entry(path)
     except FileNotFoundError:
         return None
 
 
-def _unlink(paths: list[Path]) -> None:
+def unlink(paths: Iterable[Path]) -> None:
+    """Delete files, those that there are."""
     for path in paths:
         path.unlink(missing_ok=True)

@@ -41,7 +41,8 @@ class Kind(IntEnum):
     PROVIDERS = 13  # body: empty; the list of cloud pairs is another
     NONCE = 14  # body: nonce of a request that was taken, Router ID
     RENEWED = 15  # body: empty; a file that the Bridges share is another
-    BLOB = 16  # body: JSON; a blob was put, or deleted
+    BLOB = 16  # body: JSON; a blob was put
+    NO_BLOBS = 17  # body: JSON; names of blobs that were deleted
 
 
 Word = tuple[bytes | memoryview, ...]

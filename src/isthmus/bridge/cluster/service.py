@@ -6,13 +6,16 @@ told as it happens, and whole to a Bridge that is new or has missed something.
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from isthmus.bridge.accounts.service import Account
+from isthmus.bridge.blobs.shared import SharedBlobStore
+from isthmus.bridge.blobs.store import Entry
 from isthmus.bridge.cluster.bus import Bus
 from isthmus.bridge.cluster.forms import (
     COUNTS,
@@ -64,6 +67,8 @@ class Cluster:
         parts.changes.on_touch = self._touched_here
         parts.sessions.word = self
         parts.guard.on_used = self._used_here
+        if isinstance(parts.blobs, SharedBlobStore):
+            parts.blobs.on_kept, parts.blobs.on_deleted = self._kept_here, self._deleted_here
 
     def __repr__(self) -> str:
         return f"<Cluster {self._peers!r}>"
@@ -140,6 +145,12 @@ class Cluster:
     def _used_here(self, router_id: str, nonce: bytes) -> None:
         self._peers.tell(Kind.NONCE, bytes((len(nonce),)), nonce, router_id.encode())
 
+    def _kept_here(self, entry: Entry) -> None:
+        self._peers.tell(Kind.BLOB, pack_json({**asdict(entry), "digest": entry.digest.hex()}))
+
+    def _deleted_here(self, names: Sequence[str]) -> None:
+        self._peers.tell(Kind.NO_BLOBS, pack_json(list(names)))
+
     def _said_by(self, account: Account) -> list[Any]:
         return [account.version, self._parts.providers.usable_by(account.router_id)]
 
@@ -212,9 +223,9 @@ class Cluster:
             case Kind.RENEWED:
                 self._tasks.spawn(self._parts.refresh_certificate(), name="taking the new certificate")
             case _:
-                self._heard_of_sessions(peer, kind, body)
+                self._heard_more(peer, kind, body)
 
-    def _heard_of_sessions(self, peer: Peer, kind: int, body: memoryview) -> None:
+    def _heard_more(self, peer: Peer, kind: int, body: memoryview) -> None:
         parts = self._parts
         match kind:
             case Kind.OPENED:
@@ -237,6 +248,11 @@ class Cluster:
                 self._after(fields["version"], lambda: parts.changes.touched(peer.name, touch))
             case Kind.HEARD:
                 self._take_heard(json.loads(bytes(body)))
+            case Kind.BLOB if isinstance(parts.blobs, SharedBlobStore):
+                fields = json.loads(bytes(body))
+                parts.blobs.kept_elsewhere(Entry(**{**fields, "digest": bytes.fromhex(fields["digest"])}))
+            case Kind.NO_BLOBS if isinstance(parts.blobs, SharedBlobStore):
+                parts.blobs.deleted_elsewhere(json.loads(bytes(body)))
             case _:
                 pass  # a newer Bridge says more
 

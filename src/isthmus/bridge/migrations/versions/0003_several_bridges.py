@@ -16,9 +16,10 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("identity", sa.LargeBinary),
+        sa.Column("blobs", sa.String(64)),
         sa.PrimaryKeyConstraint("id", name="pk_network"),
     )
-    op.bulk_insert(network, [{"id": 1, "version": 0, "identity": None}])
+    op.bulk_insert(network, [{"id": 1, "version": 0, "identity": None, "blobs": None}])
     op.create_table(
         "shared_files",
         sa.Column("name", sa.String(32), nullable=False),
@@ -34,6 +35,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_bus_bodies"),
         prefixes=unlogged,
     )
+    if unlogged:
+        op.execute("ALTER TABLE bus_bodies ALTER COLUMN body SET STORAGE EXTERNAL")  # sealed, so never compressible
     for name in ("sites", "documents"):
         with op.batch_alter_table(name) as table:
             table.add_column(sa.Column("changed", sa.BigInteger, nullable=False, server_default="0"))
