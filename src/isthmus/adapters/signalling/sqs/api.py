@@ -136,8 +136,8 @@ class Caller:
             return ProviderTrouble(f"{name} refuses the signature ({code})", retry=Retry.NEVER, hint=hint)
         if code in _REFUSED:
             return ProviderTrouble(f"{name} refuses the keys ({code})", retry=Retry.NEVER, hint="check the access key")
+        operation = f"{self._service}:{error.operation_name}"
         if code in _FORBIDDEN:
-            operation = f"{self._service}:{error.operation_name}"
             return ProviderTrouble(
                 f"the keys may not do {operation}",
                 retry=Retry.NEVER,
@@ -149,7 +149,10 @@ class Caller:
             return ProviderTrouble(f"{name} is asked too often ({code})", retry=Retry.LATER)
         if status >= 500 or status == 0:
             return ProviderTrouble(f"{name} is in trouble itself (HTTP {status})", retry=Retry.LATER)
-        return ProviderTrouble(f"{name} does not do {error.operation_name} ({code})", retry=Retry.NEVER)
+        if status in {401, 403}:  # and a proxy may say so as well
+            hint = f"check the keys, the clocks, and that a policy allows {operation}"
+            return ProviderTrouble(f"{operation} is refused ({code})", retry=Retry.NEVER, hint=hint)
+        return ProviderTrouble(f"{name} does not do {operation} ({code})", retry=Retry.NEVER)
 
 
 @functools.cache
