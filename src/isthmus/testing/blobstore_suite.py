@@ -9,7 +9,8 @@
 
 Needs pytest and pytest-asyncio with `asyncio_mode = auto`. The store may be shared and need not be empty: names are
 random. Everything that a test puts, it deletes, if it gets that far. Where the keys are such that nothing may be
-listed, say `lists = False` in the class: then each listing must be refused for good.
+listed, say `lists = False` in the class: then each listing must be refused for good. Where a server cannot tell which
+of several simultaneous creators was first, say `decides_races = False`: then one of them must be there whole.
 """
 # ruff: noqa: D102 - the names of tests are sentences, which a docstring would only repeat
 
@@ -35,6 +36,7 @@ class BlobstoreSuite:
     """Tests of the promises in `isthmus.ports.blobstore`."""
 
     lists: ClassVar[bool] = True
+    decides_races: ClassVar[bool] = True
 
     async def test_a_blob_comes_back_as_it_was_put(self, store: Blobstore) -> None:
         name = _name()
@@ -141,9 +143,11 @@ class BlobstoreSuite:
         bodies = [secrets.token_bytes(32 * 1024) for _ in range(_CREATORS)]
         outcomes = await asyncio.gather(*(store.put(name, body) for body in bodies), return_exceptions=True)
         winners = [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome is None]
-        assert len(winners) == 1
-        assert all(outcome is None or isinstance(outcome, BlobExists) for outcome in outcomes)
-        assert await store.get(name) == winners[0]
+        assert all(outcome is None or isinstance(outcome, ProviderTrouble) for outcome in outcomes)
+        if self.decides_races:
+            assert len(winners) == 1
+            assert all(outcome is None or isinstance(outcome, BlobExists) for outcome in outcomes)
+        assert await store.get(name) in (winners if self.decides_races else bodies)
         await store.delete(name)
 
     async def test_many_who_create_one_name_with_equal_bytes_all_succeed(self, store: Blobstore) -> None:

@@ -64,7 +64,7 @@ class CephServer:
 
     def swift(self, container: str, *, port: int | None = None) -> str:
         """Return by which URL a container is listed."""
-        return f"swift://127.0.0.1:{port or self.port}/{container}?tls=no&auth=/auth/v1.0"
+        return f"swift://127.0.0.1:{port or self.port}/{container}?storage=/swift/v1&digest=sha1&tls=no"
 
     def start(self) -> None:
         """Run the three processes, and make the accounts."""
