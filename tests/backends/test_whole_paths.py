@@ -1,33 +1,25 @@
 """Real devices over whole pairs of real services: live and queued; and what the services hold of it tells nothing."""
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 from tests.backends.servers.azurite import ACCOUNT, ACCOUNT_KEY, AzuriteServer
+from tests.backends.servers.ceph import OWNER, CephServer
 from tests.backends.servers.moto import MotoServer
 from tests.backends.servers.moto import moto as moto
 from tests.backends.servers.nats import NatsServer
 from tests.backends.servers.nats import nats_server as nats_server
-from tests.clouds import use_pair
+from tests.clouds import Clouds, use_pair
 from tests.interop import dcmtk
 from tests.interop.queued import all_are, nothing_left, queue_for, sites, storescu
 from tests.interop.sites import CT, MR, caller, publish
+from tests.loopback.live.test_canaries import NAME, PATIENT_ID, STUDY_UID, hits
+
+from isthmus.testing.network import until
 
 pytestmark = pytest.mark.interop
-
-
-@dataclass(frozen=True, slots=True)
-class Clouds:
-    """A pair: where it is, and the operator's keys. `held` returns all that its services have kept so far."""
-
-    signalling: str
-    blobstore: str
-    hosts: tuple[str, ...]
-    secrets: Mapping[str, str] = field(repr=False)
 
 
 def _nats(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
@@ -47,35 +39,48 @@ def _azure_queue(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], i
     return url, {"signalling.account_key": ACCOUNT_KEY}, server.queue_port
 
 
+def _s3(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
+    server: CephServer = request.getfixturevalue("ceph")
+    keys = {f"blobstore.{name}": value for name, value in OWNER.s3.items()}
+    return server.s3(f"paths-{secrets.token_hex(6)}"), keys, server.port
+
+
+def _azure_blob(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
+    server: AzuriteServer = request.getfixturevalue("azurite")
+    return server.blobs(f"paths-{secrets.token_hex(6)}"), {"blobstore.account_key": ACCOUNT_KEY}, server.blob_port
+
+
 def _built_in(_: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
     return "bridge:", {}, 0
 
 
-SERVICES = {"nats": _nats, "sqs": _sqs, "azure queue": _azure_queue, "bridge": _built_in}
-PAIRS = (("nats", "bridge"), ("sqs", "bridge"), ("azure queue", "bridge"))
+SERVICES = {
+    "nats": _nats,
+    "sqs": _sqs,
+    "azure queue": _azure_queue,
+    "s3": _s3,
+    "azure blob": _azure_blob,
+    "bridge": _built_in,
+}
+PAIRS = (("nats", "s3"), ("sqs", "s3"), ("azure queue", "azure blob"), ("nats", "bridge"))
 
 
 @pytest.fixture
 def clouds(request: pytest.FixtureRequest) -> Clouds:
     signalling, signalling_keys, signalling_port = SERVICES[request.param[0]](request)
     blobstore, blobstore_keys, blobstore_port = SERVICES[request.param[1]](request)
-    ports = [port for port in (signalling_port, blobstore_port) if port]
     return Clouds(
-        signalling, blobstore, tuple(f"127.0.0.1:{port}" for port in ports), {**signalling_keys, **blobstore_keys}
+        signalling,
+        blobstore,
+        hosts=[f"127.0.0.1:{port}" for port in (signalling_port, blobstore_port) if port],
+        keys={**signalling_keys, **blobstore_keys},
     )
 
 
 @pytest.mark.parametrize("clouds", PAIRS, indirect=True, ids=" and ".join)
 async def test_live_and_queued_images_arrive_over_the_pair(clouds: Clouds, tmp_path: Path) -> None:
     async with sites(tmp_path) as network, dcmtk.storescp(tmp_path / "got", title="ARCHIVE") as port:
-        await use_pair(
-            network,
-            "cloud",
-            signalling=clouds.signalling,
-            blobstore=clouds.blobstore,
-            hosts=clouds.hosts,
-            secrets=clouds.secrets,
-        )
+        await use_pair(network, "cloud", clouds)
         assert network.parts is not None
         title = await caller(network, "SCANNER")
         await publish(network, "ARCHIVE", port)
@@ -103,3 +108,32 @@ def _sent(*paths: Path) -> set[tuple[str, bytes]]:
 
 def _got(folder: Path) -> set[tuple[str, bytes]]:
     return _sent(*dcmtk.files(folder / "got"))
+
+
+@pytest.mark.parametrize("clouds", [("nats", "s3"), ("azure queue", "azure blob")], indirect=True, ids=" and ".join)
+async def test_what_a_store_holds_for_a_site_that_is_away_tells_nothing_and_is_gone_once_it_is_back(
+    clouds: Clouds, tmp_path: Path
+) -> None:
+    image = dcmread(CT)
+    image.PatientName, image.PatientID, image.StudyInstanceUID = NAME, PATIENT_ID, STUDY_UID
+    image.save_as(tmp_path / "canary.dcm")
+    async with sites(tmp_path) as network, dcmtk.storescp(tmp_path / "got", title="ARCHIVE") as port:
+        await use_pair(network, "cloud", clouds)
+        north, south = network.sites["north"], network.sites["south"]
+        title = await caller(network, "SCANNER")
+        await queue_for(network, "QUEUED", port)
+        await south.end()
+        ran = await storescu(north.port, title, "QUEUED", [tmp_path / "canary.dcm"])
+        assert ran.code == 0, ran.output
+        await all_are(north, "QUEUED", posted=1)
+        held = await clouds.held()
+        assert sum(map(len, held.values())) > 30_000
+        assert hits("\n".join(held).encode() + b"".join(held.values())) == []
+        await network.start("south")
+        await all_are(north, "QUEUED", delivered=1)
+        assert _got(tmp_path) == _sent(tmp_path / "canary.dcm")
+        await until(lambda: _nothing(clouds))
+
+
+async def _nothing(clouds: Clouds) -> bool:
+    return not await clouds.held()

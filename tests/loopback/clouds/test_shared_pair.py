@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.clouds import chosen, use_pair
+from tests.clouds import Clouds, chosen, use_pair
 from tests.loopback.live.test_canaries import IDENTIFIER, INSTANCE_UID, element, hits
 
 from isthmus.cloudio import providers
@@ -32,7 +32,7 @@ class Scene:
     async def use(self, name: str, at: str = AT[0], priority: int = 10) -> None:
         url = f"shared://{at}/{name}"
         keys = {"signalling.key": "hush", "blobstore.key": "hush"}
-        await use_pair(self.network, name, signalling=url, blobstore=url, hosts=[at], secrets=keys, priority=priority)
+        await use_pair(self.network, name, Clouds(url, url, [at], keys), priority=priority)
 
     async def store(self) -> None:
         """Have the caller store an object, and the archive get it."""

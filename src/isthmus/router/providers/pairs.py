@@ -76,7 +76,8 @@ class CloudPairs:
         self._take, self._changed = take, changed
 
     async def close(self) -> None:
-        """Let go of all but the built-in pair."""
+        """Let go of all but the built-in pair. Nobody is told: once this Router is back, it uses them again."""
+        self._changed = _nothing
         await self._tasks.close()
         self._remote.clear()
 
