@@ -162,6 +162,8 @@ class Gate:
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         headers = _Headers(scope)
         method, path = scope["method"], scope["path"]
+        if path == SIGNALLING_PATH:
+            raise Problem(426, "Upgrade required", detail="A proxy may have taken the upgrade out of the request.")
         is_blob = method == "PUT" and path.startswith(_BLOBS)
         is_probe = method == "POST" and path == _PROBE
         limit = MAX_BLOB_BYTES if is_blob else _MOST_BYTES.get((method, path), MAX_JSON_BYTES)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from isthmus.cli import show
 from isthmus.cli.call import call_running
@@ -26,7 +26,8 @@ def doctor(*, data: Data = None, as_json: AsJson = False) -> int:
     from isthmus.router.control.doctor import examine
 
     folder = folder_of(Part.ROUTER, data)
-    findings = examine(folder, echo=_echo(data) if _runs(folder) else None)
+    runs = _runs(folder)
+    findings = examine(folder, echo=_echo(data) if runs else None, clouds=_clouds(data) if runs else None)
     if as_json:
         show.as_json(as_rows(findings))
     else:
@@ -36,6 +37,13 @@ def doctor(*, data: Data = None, as_json: AsJson = False) -> int:
 
 def _runs(folder: Path) -> bool:
     return (folder / "control.json").exists()
+
+
+def _clouds(data: Data) -> dict[str, Any] | None:
+    try:
+        return cast("dict[str, Any]", call_running(data, Part.ROUTER, "egress_list"))
+    except OperatorError:
+        return None
 
 
 def _echo(data: Data) -> Callable[["LocalDevice"], str]:

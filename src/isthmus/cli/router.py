@@ -2,6 +2,8 @@
 # ruff: noqa: D417 - the shared options --data and --json are explained in options.py
 
 import asyncio
+import contextlib
+import dataclasses
 import sys
 import textwrap
 from pathlib import Path
@@ -13,28 +15,55 @@ from isthmus.cli import show
 from isthmus.cli.call import call, call_running
 from isthmus.cli.options import AsJson, Data, Part, folder_of
 from isthmus.contract.invites import Invite
+from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 
 app = App(name="router", help="Join a network, run and administer this site's Router.")
 
 
 @app.command
-def check(url: Annotated[str, Parameter(metavar="URL")], /, *, as_json: AsJson = False) -> int:
-    """Find out, before any invite, whether a Bridge can be reached from here: proxy, TLS, push, speed, clock.
+def check(
+    url: Annotated[str | None, Parameter(metavar="URL")] = None,
+    /,
+    *,
+    ca: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    long: Annotated[bool, Parameter(negative="")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> int:
+    """Find out, also before any invite, whether a Bridge can be reached from here: proxy, TLS, push, speed, clock.
 
     Ends with a paragraph to send to the firewall team. The exit status is 1 if something is in the way.
 
     ```
     isthmus router check https://bridge.example.org:8443
+    isthmus router check https://bridge.example.org:8443 --ca inspection-ca.pem --long
+    isthmus router check
     ```
 
     Args:
-        url: the Bridge's address, from its operator.
+        url: the Bridge's address, from its operator; without it, that of the network which this Router has joined, and
+            the hosts of the clouds that the Bridge lists, if the Router runs.
+        ca: PEM file of a CA that may open TLS on the way, as for `isthmus router join`.
+        long: also measure when idle connections are cut, which takes a minute and a half.
     """
     from isthmus.router.control.check import as_rows
     from isthmus.router.control.check import check as look
+    from isthmus.router.control.clouds import cloud_findings
+    from isthmus.router.keys import read_membership
 
-    report = look(url)
+    clouds = None
+    if url is None:
+        folder = folder_of(Part.ROUTER, data)
+        membership = read_membership(folder)
+        if membership is None:
+            raise OperatorError(f"the Router in {folder} has not joined a network", hint="isthmus router check URL")
+        url, ca = membership.url, ca or membership.ca
+        with contextlib.suppress(OperatorError):  # it does not run
+            clouds = call_running(data, Part.ROUTER, "egress_list")
+    report = look(url, ca=ca, long=long)
+    if clouds is not None:
+        report = dataclasses.replace(report, findings=(*report.findings, *cloud_findings(clouds)))
     if as_json:
         show.as_json({"url": report.url, "findings": as_rows(report.findings), "firewall": report.firewall})
     else:
@@ -62,8 +91,9 @@ def join(
 
     Args:
         invite: the line that the Bridge's operator sent; without it, it is read from standard input.
-        ca: PEM file of the CA that signed the certificate of the Bridge, or of the reverse proxy in front of it, if
-            this machine does not know that CA. The Router reads it at each start.
+        ca: PEM file of the CA that signed the certificate of the reverse proxy in front of the Bridge, if this machine
+            does not know that CA; or of the one by which a proxy of this site opens TLS, which is refused otherwise.
+            The Router reads it at each start. To give or change it later, join again with the same invite.
     """
     from isthmus.router.membership import join as enrol
 

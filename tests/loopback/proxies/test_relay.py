@@ -203,7 +203,7 @@ async def test_an_idle_association_outlives_a_proxy_that_cuts_what_is_idle(
     monkeypatch.setattr(polling, "MOST_POLL_SECONDS", batches.MOST_POLL_SECONDS / 30)
     monkeypatch.setattr(bridge_http, "KEEP_ALIVE_SECONDS", bridge_http.KEEP_ALIVE_SECONDS / 30)
     manners = Manners(inspects=Authority(tmp_path / "ca"), upgrades=upgrades, idle=cut)
-    async with relayed(tmp_path, monkeypatch, manners) as (network, proxy, port, _), calling(port) as wire:
+    async with relayed(tmp_path, monkeypatch, manners) as (_network, proxy, port, _), calling(port) as wire:
         assert (await wire.associate("PACS", "WS"))[0] == 2
         await asyncio.sleep(2 * cut)  # idle: nothing to wait for
         await wire.send(echo_rq())

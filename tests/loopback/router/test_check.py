@@ -27,7 +27,10 @@ def bridge(method: str, path: str, headers: dict[str, str], body: bytes) -> tupl
     if path.endswith("/api/v1/identity"):
         return 200, json.dumps({"identity": "A" * 43, "version": "0.1.0", "time": time.time()}).encode()
     if path.endswith("/api/v1/signalling"):
-        return (401 if headers.get("upgrade") == "websocket" else 404), b"{}"
+        status = 401 if headers.get("upgrade") == "websocket" else 426
+        return status, json.dumps({"title": "Not signed", "status": status}).encode()
+    if path.endswith("/api/v1/notices"):
+        return 401, json.dumps({"title": "Not signed", "status": 401}).encode()
     return 404, b"{}"
 
 
@@ -86,6 +89,15 @@ async def test_a_proxy_that_strips_upgrades_is_found() -> None:
         return bridge(method, path, {name: value for name, value in headers.items() if name != "upgrade"}, body)
 
     report = await checked(stripping)
+    assert report.ok
+    assert level(report, "push") is Level.WARN
+
+
+async def test_a_proxy_that_strips_upgrades_and_bodies_is_bad() -> None:
+    def meddling(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        return (403, b"no") if "upgrade" in headers or method == "POST" else bridge(method, path, headers, body)
+
+    report = await checked(meddling)
     assert not report.ok
     assert level(report, "push") is Level.BAD
 
@@ -150,8 +162,10 @@ async def test_a_proxy_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch) ->
     async with serving(lambda *_: (407, b"")) as port:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
         report = await asyncio.to_thread(check, "https://bridge.example")
-    (found,) = [finding.found for finding in report.findings if finding.what == "TLS"]
-    assert "the proxy refuses" in found
+    found = report.findings[-1]
+    assert (found.level, found.what) == (Level.BAD, "proxy")
+    assert "407" in found.found
+    assert "it wants an account" in found.advice
 
 
 @pytest.mark.parametrize("url", ["bridge.example", "ftp://bridge.example", "https://", "https://bridge.example:99999"])

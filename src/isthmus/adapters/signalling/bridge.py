@@ -28,7 +28,7 @@ from isthmus.ports.signalling import SignallingTraits
 _log = structlog.get_logger()
 _PATH: Final = "/signalling"
 _NOTICES: Final = "/notices"
-_NOT_FOUND: Final = 404  # what the Bridge answers to an upgrade that lost its headers on the way
+_NO_UPGRADE: Final = 426  # what the Bridge answers to an upgrade that lost its headers on the way
 _MOST_NOTICE_BYTES: Final = MAX_MESSAGE_BYTES - 256  # room for the mailbox in front
 _INBOX_HIGH_BYTES: Final = 16 * 1024 * 1024  # more waiting than this and nothing is read until the listener caught up
 _INBOX_LOW_BYTES: Final = 4 * 1024 * 1024
@@ -275,7 +275,7 @@ class BridgeSignalling:
 
     async def _is_forbidden(self, error: IsthmusError) -> bool:
         """Return whether it is time to believe that no upgrade gets through, the last one having failed like this."""
-        if isinstance(error, Problem) and error.status != _NOT_FOUND:
+        if isinstance(error, Problem) and error.status != _NO_UPGRADE:
             return False  # the Bridge saw the upgrade, and refused it itself
         try:
             await self._bridge.request("POST", _NOTICES, b"")

@@ -19,6 +19,7 @@ from isthmus.bridge.problems import describe, problem_response
 from isthmus.errors import Problem
 
 _SECONDS: Final = 30.0
+_MOST_PAUSE: Final = 2.0
 _PART: Final = secrets.token_bytes(64 * 1024)  # longer than what compressing proxies look back
 
 routes = APIRouter(tags=["probe"])
@@ -33,10 +34,11 @@ class Received(BaseModel):
 class _Download(Response):
     """Bytes that mean nothing."""
 
-    def __init__(self, probe: Probe, size: int) -> None:
+    def __init__(self, probe: Probe, size: int, pause: float) -> None:
         super().__init__(media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
         self._probe = probe
         self._size = size
+        self._pause = pause
         self.headers["Content-Length"] = str(size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +48,11 @@ class _Download(Response):
                 async with asyncio.timeout(_SECONDS):
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     left = self._size
+                    if self._pause:
+                        left = self._size // 2
+                        first = _PART[: self._size - left]
+                        await send({"type": "http.response.body", "body": first, "more_body": True})
+                        await asyncio.sleep(self._pause)
                     while left > 0:
                         part = _PART[:left]
                         left -= len(part)
@@ -58,10 +65,14 @@ class _Download(Response):
 
 @routes.get("/probe", operation_id="probe_down", response_class=Response, responses=describe([429]))
 async def probe_down(
-    parts: TheParts, size: Annotated[int, Query(alias="bytes", ge=1, le=MAX_PROBE_BYTES)] = MAX_PROBE_BYTES
+    parts: TheParts,
+    size: Annotated[int, Query(alias="bytes", ge=1, le=MAX_PROBE_BYTES)] = MAX_PROBE_BYTES,
+    pause: Annotated[float, Query(ge=0, le=_MOST_PAUSE, description="seconds to wait before the second half")] = 0.0,
 ) -> Response:
     """Send as many bytes as asked for, to measure the way down. Anybody may ask."""
-    return _Download(parts.probe, size)
+    if pause and not 2 <= size <= len(_PART):
+        raise Problem(422, "Too many for a pause", detail=f"2 to {len(_PART)} bytes.", field="bytes")
+    return _Download(parts.probe, size, pause)
 
 
 @routes.post(

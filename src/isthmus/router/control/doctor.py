@@ -8,10 +8,10 @@ import sqlite3
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import isthmus
 from isthmus.contract.documents import Prekey
@@ -21,6 +21,7 @@ from isthmus.kit.files import read_json
 from isthmus.kit.names import HostPort
 from isthmus.router.config import DEFAULT_DICOM
 from isthmus.router.control.check import Finding, Level, bridge_findings
+from isthmus.router.control.clouds import cloud_findings
 from isthmus.router.keys import too_open
 from isthmus.router.routing.records import DAY, LocalDevice
 from isthmus.router.routing.store import Store
@@ -36,8 +37,13 @@ _OLD_PREKEY: Final = 2 * DAY
 _WAL_BUG_ENDS: Final = (3, 51, 3)
 
 
-def examine(data: Path, *, echo: Echo | None = None, look_at_bridge: bool = True) -> list[Finding]:
-    """Return all findings about the Router in `data`, those of the machine first."""
+def examine(
+    data: Path, *, echo: Echo | None = None, clouds: Mapping[str, Any] | None = None, look_at_bridge: bool = True
+) -> list[Finding]:
+    """Return all findings about the Router in `data`, those of the machine first.
+
+    `clouds` is what its operation `egress_list` answers, if it runs.
+    """
     findings = [_versions(), _sqlite(), *_proxy()]
     if not (data / "identity.key").exists():
         findings.append(
@@ -51,6 +57,8 @@ def examine(data: Path, *, echo: Echo | None = None, look_at_bridge: bool = True
     findings += _prekeys(data)
     findings += _tables(data, running=running, echo=echo)
     findings += _membership(data, look_at_bridge=look_at_bridge)
+    if clouds is not None:
+        findings += cloud_findings(clouds)
     return findings
 
 
