@@ -1,7 +1,8 @@
-"""The Bridge on a real PostgreSQL: schema, durability, revocation, and that it is one Bridge's alone."""
+"""The Bridge on a real PostgreSQL: schema, durability, revocation, its lock, and how a network gets there."""
 
 import asyncio
 import itertools
+import secrets
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 
 from isthmus.bridge.administration import open_administration
 from isthmus.bridge.database import _LOCK, Base, Database
+from isthmus.bridge.moving import move_database
 from isthmus.contract.rest import SessionEnd
 from isthmus.errors import OperatorError, Problem
 from isthmus.testing.bridge import running_bridge
+from isthmus.testing.network import until
 
 _names = (f"bridge_{number}" for number in itertools.count())
 
@@ -85,24 +88,26 @@ async def test_a_network_lives_on_postgresql_through_restarts_and_revocation(tmp
     assert not (tmp_path / "bridge.db").exists()
 
 
-async def test_a_second_bridge_on_the_same_database_refuses_to_start(tmp_path: Path, url: str) -> None:
-    async with running_bridge(tmp_path / "one", database_url=url) as first:
-        with pytest.raises(OperatorError, match="another Bridge uses this database") as error:
-            async with running_bridge(tmp_path / "two", database_url=url):
-                pass
-        assert "--database-url" in error.value.hint
-        assert (await first.join("clinic")).site == "clinic"
-    async with running_bridge(tmp_path / "two", database_url=url) as second:
-        assert [row["site"] for row in await second.administration.sites()] == ["clinic"]
-
-
-async def test_a_bridge_whose_connection_broke_makes_another_and_takes_its_lock_again(
+async def test_a_database_that_somebody_has_alone_is_refused(
     tmp_path: Path, server: PostgresServer, database: str
 ) -> None:
-    cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    """A Bridge of an older release has it so, and who moves a network to it."""
+    alone = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database=database)
+    await alone.execute(f"SELECT pg_advisory_lock({_LOCK})")
+    with pytest.raises(OperatorError, match="in use, and not shared"):
+        async with running_bridge(tmp_path, database_url=server.url(database)):
+            pass
+    await alone.close()
+    async with running_bridge(tmp_path, database_url=server.url(database)) as bridge:
+        assert (await bridge.join("clinic")).site == "clinic"
+
+
+async def test_a_bridge_whose_connections_broke_makes_others_and_takes_its_lock_again(
+    tmp_path: Path, server: PostgresServer, database: str
+) -> None:
     async with running_bridge(tmp_path, database_url=server.url(database)) as bridge:
         await bridge.join("one")
-        assert len(await ask(server, cut)) == 1
+        await cut(server, database)
         await bridge.join("two")
         held = await ask(server, f"SELECT pg_try_advisory_lock({_LOCK})", database)
         assert held[0][0] is False
@@ -111,15 +116,12 @@ async def test_a_bridge_whose_connection_broke_makes_another_and_takes_its_lock_
 async def test_a_bridge_that_lost_its_lock_to_another_writes_nothing_more(
     tmp_path: Path, server: PostgresServer, database: str
 ) -> None:
-    cut = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        f" WHERE datname = '{database}' AND application_name = 'isthmus-bridge'"
-    )
     async with running_bridge(tmp_path, database_url=server.url(database)) as bridge:
         invite, member = await bridge.invite("one"), bridge.member("one")
         thief = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database=database)
         taking = asyncio.get_running_loop().create_task(thief.execute(f"SELECT pg_advisory_lock({_LOCK})"))
-        await ask(server, cut)
+        await until(lambda: waits(server, database))  # who comes later waits behind it
+        await cut(server, database)
         await taking
         with pytest.raises(Problem) as problem:
             await member.client.enrol(invite, member.prekey_document())
@@ -127,6 +129,58 @@ async def test_a_bridge_that_lost_its_lock_to_another_writes_nothing_more(
         assert await ask(server, "SELECT * FROM sites", database) == []
         await thief.close()
         assert (await member.client.enrol(invite, member.prekey_document())).site == "one"
+
+
+async def test_a_network_moves_from_a_file_to_postgresql_whole(
+    tmp_path: Path, server: PostgresServer, database: str
+) -> None:
+    url, told = server.url(database), dict[str, int]()
+    async with running_bridge(tmp_path) as bridge:
+        one, other = await bridge.pair()
+        await one.client.publish([one.titles("CALLER")])
+        session_id = await one.open(other)
+        await one.client.end_session(session_id, SessionEnd(outcome="released", bytes_out=2**40, bytes_in=7))
+        with pytest.raises(OperatorError, match="in use by another Isthmus process"):
+            await move_database(tmp_path, url, secrets.token_bytes, told.__setitem__)
+        bridge.members.clear()
+    before = await shown(tmp_path)
+    count = await move_database(tmp_path, url, secrets.token_bytes, told.__setitem__)
+    assert count == sum(told.values()) >= 8
+    assert not (tmp_path / "bridge.db").exists()
+    assert await shown(tmp_path) == before
+    with pytest.raises(OperatorError, match="no database"):
+        await move_database(tmp_path, url, secrets.token_bytes, told.__setitem__)
+    async with running_bridge(tmp_path, listen=bridge.address.listen) as again:
+        again.members.extend((one, other))
+        assert [entry.site for entry in (await one.client.network()).sites] == ["hospital"]
+        await other.client.publish([other.titles("PACS")])
+    async with running_bridge(tmp_path / "new") as stranger:
+        await stranger.join("elsewhere")
+    with pytest.raises(OperatorError, match="has data already: documents, invites, network"):
+        await move_database(tmp_path / "new", url, secrets.token_bytes, told.__setitem__)
+    async with running_bridge(tmp_path / "new") as stranger:
+        assert [row["site"] for row in await stranger.administration.sites()] == ["elsewhere"]
+
+
+async def shown(data: Path) -> list[Any]:
+    """Return what an operator sees of a Bridge that does not run."""
+    async with open_administration(data) as administration:
+        return [await administration.run(operation, {}) for operation in ("sites", "invites", "audit")]
+
+
+async def cut(server: PostgresServer, database: str) -> None:
+    """Break every connection of Bridges."""
+    count = await ask(
+        server,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE datname = '{database}' AND application_name = 'isthmus-bridge'",
+    )
+    assert len(count) >= 3
+
+
+async def waits(server: PostgresServer, database: str) -> bool:
+    """Return whether somebody waits for the lock."""
+    return bool(await ask(server, "SELECT * FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", database))
 
 
 @pytest.mark.parametrize("wrong", ["password", "database", "server"])

@@ -147,6 +147,12 @@ def store_address(config: BridgeConfig, url: str) -> None:
     write_durably(config.data / _ADDRESS_FILE, json.dumps(kept).encode())
 
 
+def store_database(data: Path, url: str) -> None:
+    """Remember that the database of the Bridge in this folder is another from now on."""
+    fields = (read_json(data / _ADDRESS_FILE) or {}) | {"database_url": url}
+    write_durably(data / _ADDRESS_FILE, json.dumps(fields).encode())
+
+
 def with_stored_database(config: BridgeConfig) -> BridgeConfig:
     """Return `config` with database, bus and blobs of the last run, unless it names others itself."""
     data = config.data

@@ -88,6 +88,35 @@ def run(
 
 
 @app.command
+def migrate(
+    *,
+    to: Annotated[str, Parameter(metavar="URL", env_var="ISTHMUS_DATABASE_URL")],
+    data: Data = None,
+) -> None:
+    """Move the Bridge's tables from its data folder to PostgreSQL. The Bridge is stopped first, and run again after.
+
+    ```
+    isthmus bridge migrate --to postgresql://isthmus:secret@db.example.org/isthmus
+    ```
+
+    All rows are copied in one transaction and compared. The next `isthmus bridge run` uses the new database; the old
+    file is kept as bridge.db.moved.
+
+    Args:
+        to: the empty database, as for `bridge run --database-url`.
+    """
+    import secrets
+
+    from isthmus.bridge.moving import move_database
+
+    def progress(table: str, rows: int) -> None:
+        print(f"\r{table}: {rows}", end="", flush=True)
+
+    count = asyncio.run(move_database(folder_of(Part.BRIDGE, data), to, secrets.token_bytes, progress))
+    print(f"\rRows copied and compared: {count}. isthmus bridge run uses the new database.")
+
+
+@app.command
 def invite(site: str, /, *, valid: str = "24h", data: Data = None) -> None:
     """Print an invite for a site: one line for its administrator, a secret until it is used, good once.
 
