@@ -1,10 +1,12 @@
 """Real devices over whole pairs of real services: live and queued; and what the services hold of it tells nothing."""
 
 import secrets
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 from tests.backends.servers.azurite import ACCOUNT, ACCOUNT_KEY, AzuriteServer
 from tests.backends.servers.ceph import OWNER, CephServer
 from tests.backends.servers.moto import MotoServer
@@ -17,9 +19,11 @@ from tests.interop.queued import all_are, nothing_left, queue_for, sites, stores
 from tests.interop.sites import CT, MR, caller, publish
 from tests.loopback.live.test_canaries import NAME, PATIENT_ID, STUDY_UID, hits
 
-from isthmus.testing.network import until
+from isthmus.testing.network import Network, until
 
 pytestmark = pytest.mark.interop
+
+MIB = 1024 * 1024
 
 
 def _nats(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], int]:
@@ -137,3 +141,44 @@ async def test_what_a_store_holds_for_a_site_that_is_away_tells_nothing_and_is_g
 
 async def _nothing(clouds: Clouds) -> bool:
     return not await clouds.held()
+
+
+MOST_QUEUED_REQUESTS = 600
+"""Billable requests for a GiB that is queued, at both ends together; deletions cost nothing."""
+
+
+@pytest.mark.parametrize("clouds", [("nats", "s3")], indirect=True, ids=" and ".join)
+async def test_a_gibibyte_that_is_queued_costs_no_more_requests_than_is_promised(
+    clouds: Clouds, tmp_path: Path
+) -> None:
+    images = [_image(tmp_path / f"{number}.dcm", MIB) for number in range(64)]
+    async with sites(tmp_path) as network, dcmtk.storescp(tmp_path / "got", title="ARCHIVE") as port:
+        await use_pair(network, "cloud", clouds)
+        title = await caller(network, "SCANNER")
+        await queue_for(network, "QUEUED", port)
+        before = _requests(network)
+        ran = await storescu(network.sites["north"].port, title, "QUEUED", images)
+        assert ran.code == 0, ran.output
+        await all_are(network.sites["north"], "QUEUED", delivered=len(images))
+        asked = _requests(network) - before
+    assert asked["put"] >= 8
+    assert (asked.total() - asked["delete"]) * 1024 / len(images) <= MOST_QUEUED_REQUESTS, asked
+
+
+def _requests(network: Network) -> Counter[str]:
+    """Return what all Routers asked of providers so far, by kind."""
+    counts: Counter[str] = Counter()
+    for site in network.sites.values():
+        usage = site.live.core.pairs.usage
+        for row in usage.counts if usage is not None else ():
+            counts[row.kind] += row.requests
+    return counts
+
+
+def _image(path: Path, size: int) -> Path:
+    image = dcmread(CT)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    image.Rows, image.Columns = 1024, size // 2048
+    image.PixelData = secrets.token_bytes(size)
+    image.save_as(path)
+    return path

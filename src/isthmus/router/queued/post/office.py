@@ -19,6 +19,7 @@ from isthmus.router.queued.post.mailbox import COUNTER_BYTES, ROUTER_ID_BYTES, L
 from isthmus.router.queued.post.outbox import Outbox
 from isthmus.router.queued.post.receipts import GATHER_SECONDS, ReceiptsOut
 from isthmus.router.queued.spool.bundles import Spool
+from isthmus.router.queued.spool.header import Route
 from isthmus.router.queued.spool.recovery import verified
 
 _log = structlog.get_logger()
@@ -46,8 +47,8 @@ class _SpoolForOutbox:
     def object_secret(self, object_id: bytes) -> bytes:
         return self._spool.secrets.object_secret(object_id)
 
-    def want(self) -> None:
-        self._spool.want()
+    def want(self, is_wanted: Callable[[Route], bool]) -> None:
+        self._spool.want(is_wanted)
 
 
 class Post:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
@@ -44,6 +45,7 @@ _SOON_SECONDS: Final = 1.0  # a letter that goes before its blobs keeps the read
 NO_ANSWER_SECONDS: Final = 600.0
 _MOST_AGAIN: Final = 4  # envelopes that are put again at the same time
 _PROMISE_SECONDS: Final = 0.25
+_BILLED_PAUSE: Final = 10.0
 _ENOUGH: Final = 2  # envelopes under way with which the outbox looks for more
 _ASKED_SECONDS: Final = 30.0
 _KEY_BYTES: Final = 32
@@ -65,8 +67,8 @@ class OutSpool(Protocol):
         """Return what opens an object that was sealed here."""
         ...
 
-    def want(self) -> None:
-        """Close what is open: the link is idle."""
+    def want(self, is_wanted: Callable[[Route], bool]) -> None:
+        """Close what is open of these routes: the link is idle."""
         ...
 
 
@@ -89,6 +91,8 @@ class Outbox:
         self._ownerless = False
         self._hungry = False
         self._promised = -1.0
+        self._billed: frozenset[str] = frozenset()  # sites to which blobs go by a store that is paid for by the request
+        self._closed_early = -_BILLED_PAUSE
 
     def __repr__(self) -> str:
         return f"<Outbox: {len(self._active)} envelopes, {self.lanes!r}>"
@@ -102,13 +106,28 @@ class Outbox:
 
         Says so once for each bundle that follows: one promised bundle is enough until it has come.
         """
-        now = self._core.clock.monotonic()
-        if not self._hungry or now - self._promised < _PROMISE_SECONDS:
+        if not self._hungry or not any(place.site is not None for place in route.destinations):
             return False
-        if not any(place.site is not None for place in route.destinations):
+        if self._is_billed(route):
+            return self._may_close(route)
+        now = self._core.clock.monotonic()
+        if now - self._promised < _PROMISE_SECONDS:
             return False
         self._promised = now
         return True
+
+    def _may_close(self, route: Route) -> bool:
+        """Return whether a bundle may close before it is full. Where each blob is paid for, that is not often so."""
+        if not self._is_billed(route):
+            return True
+        now = self._core.clock.monotonic()
+        if now - self._closed_early < _BILLED_PAUSE:
+            return False
+        self._closed_early = now
+        return True
+
+    def _is_billed(self, route: Route) -> bool:
+        return any(place.site in self._billed for place in route.destinations)
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -147,13 +166,14 @@ class Outbox:
         }
         stores = {site: store for site, far in fars.items() if (store := self._store_for(far)) is not None}
         fars = {site: far for site, far in fars.items() if site in stores}
+        self._billed = frozenset(site for site, (_, traits) in stores.items() if traits.billed)
         begun, more = await self._core.ledger.run(partial(self._begin, fars=fars, stores=stores, most=free))
         for envelope, priority in begun:
             self._start(envelope, priority)
         self._promised = -1.0 if begun else self._promised
         self._hungry = not more and len(self._active) <= _ENOUGH
         if self._hungry:  # also what an association has just left behind
-            self._spool.want()
+            self._spool.want(self._may_close)
 
     def _begin(
         self,

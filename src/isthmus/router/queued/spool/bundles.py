@@ -57,6 +57,10 @@ _NAME_BYTES: Final = 16
 _log = structlog.get_logger()
 
 
+def _everybody(_: Route) -> bool:
+    return True
+
+
 class Spool:
     """The spool of one Router. `recovery.recover` comes first, then `running`; methods are called on the loop.
 
@@ -139,12 +143,13 @@ class Spool:
             self._taken.discard(bundle)
             bundle.leave()
 
-    def want(self, route: Route | None = None) -> None:
-        """Close what is open of this route, or of all: at once, or behind the object that is being written."""
+    def want(self, is_wanted: Callable[[Route], bool] = _everybody) -> None:
+        """Close what is open of the routes that are wanted: at once, or behind the object that is being written."""
         for bundle in self._taken:
-            if route is None or bundle.route == route:
+            if is_wanted(bundle.route):
                 bundle.close_soon()
-        self._close_parked(route)
+        for route in [route for route in self._idle if is_wanted(route)]:
+            self._close_parked(route)
 
     async def close_idle(self, route: Route | None = None) -> None:
         """Close what no association uses, of this route or of all, and return when the ledger knows."""

@@ -160,8 +160,8 @@ async def test_who_wants_the_open_bundles_gets_them_behind_the_object_that_is_be
         await home.store(bundle, b"first")
         writer = bundle.begin(home.meta(1))
         writer.write(b"second")
-        spool.want(Route(ROUTE.calling, AETitle("OTHER"), ()))
-        spool.want(ROUTE)
+        spool.want(lambda route: route.called == "OTHER")
+        spool.want(lambda route: route == ROUTE)
         await bundle.settled()
         await spool.indexer.flush()
         assert home.ready == []
