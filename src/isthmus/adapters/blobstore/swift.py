@@ -362,7 +362,7 @@ class SwiftProvider:
         return signed_urls(Place.parse(url), secrets, method, names, seconds=seconds, clock=SystemClock())
 
     async def set_up(self, url: str, secrets: Mapping[str, str], way: Way, *, keep_days: int) -> list[str]:
-        """Make the container, and tell the account the key by which URLs are signed. Blobs go by themselves after 30 days."""
+        """Make the container, and tell the account the key by which URLs are signed. Blobs go after 30 days."""
         place = Place.parse(url)
         web = Web(place.service, way)
         try:
