@@ -144,12 +144,12 @@ async def _secure(transport: asyncio.Transport, line: Line, tls: ssl.SSLContext,
 
 
 async def _reach(at: HostPort, way: Way) -> tuple[asyncio.Transport, bytes]:
-    """Return a transport to a server, paused, and what was read of it already."""
+    """Return a transport to a server, and what was read of it already."""
     loop = asyncio.get_running_loop()
     if way.proxy is None:
         async with asyncio.timeout(CONNECT_SECONDS):
-            transport, _ = await loop.create_connection(_Paused, at.host, at.port)
-        return transport, b""
+            transport, early = await loop.create_connection(_Early, at.host, at.port)
+        return transport, bytes(early.received)
     proxy = urlsplit(way.proxy)
     if proxy.scheme != "http" or proxy.hostname is None:
         raise ProviderTrouble("only a proxy with an http: URL leads to NATS", retry=Retry.NEVER, hint="see HTTPS_PROXY")
@@ -163,11 +163,14 @@ async def _reach(at: HostPort, way: Way) -> tuple[asyncio.Transport, bytes]:
         raise
 
 
-class _Paused(asyncio.Protocol):
-    """What a transport has until a line takes it."""
+class _Early(asyncio.Protocol):
+    """What a transport has until a line takes it: the server speaks first, and uvloop reads at once."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).pause_reading()
+    def __init__(self) -> None:
+        self.received = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
 
 
 class _Tunnel(asyncio.Protocol):
