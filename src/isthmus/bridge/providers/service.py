@@ -33,6 +33,7 @@ DEFAULT_PRIORITY: Final = 10
 Service = Literal["signalling", "blobstore"]
 SERVICES: Final[tuple[Service, Service]] = ("signalling", "blobstore")
 _NAME: Final = re.compile(PROVIDER_PATTERN)
+_ALWAYS: Final = (BUILT_IN_PROVIDER,)
 _CA_FOLDER: Final = "provider-ca"
 
 
@@ -93,7 +94,7 @@ class Providers:
         self._clock = clock
         self._pairs: dict[str, Pair] = {BUILT_IN_PROVIDER: _built_in()}
         self._known: frozenset[str] = frozenset({BUILT_IN_PROVIDER})
-        self._usable: dict[RouterId, frozenset[str]] = {}
+        self._usable: dict[RouterId, tuple[str, ...]] = {}
         self._changing = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -194,14 +195,14 @@ class Providers:
 
     def heard(self, router_id: RouterId, names: Iterable[str]) -> bool:
         """Take what a Router says it can use now; return whether that is another list than before."""
-        usable = frozenset(names) & self._pairs.keys() - {BUILT_IN_PROVIDER}
-        before = self._usable.get(router_id, frozenset())
+        usable = tuple(sorted({BUILT_IN_PROVIDER, *(self._pairs.keys() & set(names))}))
+        before = self._usable.get(router_id, _ALWAYS)
         self._usable[router_id] = usable
         return usable != before
 
     def usable_by(self, router_id: RouterId) -> list[str]:
         """Return the names of the pairs that a Router can use, the built-in one always."""
-        return sorted({BUILT_IN_PROVIDER, *(self._usable.get(router_id, frozenset()) & self._pairs.keys())})
+        return [name for name in self._usable.get(router_id, _ALWAYS) if name in self._pairs]
 
     def forget(self, router_id: RouterId) -> None:
         """Forget a Router that left the network."""

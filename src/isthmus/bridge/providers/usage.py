@@ -29,7 +29,7 @@ from isthmus.kit.clock import Clock
 _log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 30.0  # above a heartbeat, so that most flushes see both ends of a transfer
 _RETRY_SECONDS: Final = 30.0
-_AT_ONCE: Final = 200  # Routers in one transaction
+_AT_ONCE: Final = 50  # Routers in one transaction: the loop is not held up by it for longer than some milliseconds
 _MOST_RUNS: Final = 4  # of one Router: the one before may still have a report under way
 _MOST: Final = 2**63 - 1  # what the database holds
 
