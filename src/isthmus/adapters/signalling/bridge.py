@@ -259,12 +259,14 @@ class BridgeSignalling:
         return not await _set_within(way.lost, _HEARD_SECONDS) and way.lane.is_heard
 
     async def _open(self) -> _Way:
-        if not self._doubt.enough:
+        while not self._doubt.enough:
             try:
                 return await self._open_socket()
             except IsthmusError as error:
-                if not await self._is_forbidden(error):
+                if not await self._is_stopped(error):
                     raise
+            self._doubt.refused()
+            await asyncio.sleep(_FIRST_DELAY)
         polling = await self._open_polling()
         if self._complaint.is_news("polling", asyncio.get_running_loop().time()):
             _log.warning(
@@ -273,16 +275,15 @@ class BridgeSignalling:
             )
         return polling
 
-    async def _is_forbidden(self, error: IsthmusError) -> bool:
-        """Return whether it is time to believe that no upgrade gets through, the last one having failed like this."""
+    async def _is_stopped(self, error: IsthmusError) -> bool:
+        """Return whether it was something on the way that stopped an upgrade, which failed like this."""
         if isinstance(error, Problem) and error.status != _NO_UPGRADE:
             return False  # the Bridge saw the upgrade, and refused it itself
         try:
             await self._bridge.request("POST", _NOTICES, b"")
         except IsthmusError:
             return False  # nor anything else
-        self._doubt.refused()
-        return self._doubt.enough
+        return True
 
     async def _open_socket(self) -> _Way:
         try:
