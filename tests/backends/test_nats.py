@@ -496,7 +496,7 @@ def test_urls_name_the_hosts_that_are_connected_to() -> None:
 async def test_set_up_makes_an_account_says_how_to_configure_and_then_finds_it_known() -> None:
     provider = NatsProvider()
     said = await provider.set_up("nats://127.0.0.1:1", {}, NOWHERE, keep_days=7)
-    seed = said[1].rpartition(" ")[2]
+    seed = said[2].rpartition(" ")[2]
     with running_nats() as server:
         server.kill()
         server.account = Nkey.parse(seed, Role.ACCOUNT)

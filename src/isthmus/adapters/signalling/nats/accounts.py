@@ -137,6 +137,7 @@ def server_configuration(account: Nkey, *, now: float) -> str:
 listen: "0.0.0.0:4222"
 max_payload: 1MB
 max_pending: 32MB
+write_deadline: "10s"  # a site that takes nothing for so long is cut off; longer where lines are slow
 ping_interval: "30s"
 
 # who may come in: users whose statements this account signed, which the Bridge does for an hour at a time

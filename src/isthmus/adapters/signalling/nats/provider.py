@@ -86,9 +86,10 @@ class NatsProvider:
             account = Nkey.make(Role.ACCOUNT)
             return [
                 f"made a new account {account.public}",
-                f"enter its seed as account_seed of this provider; it is shown only now: {account.seed}",
+                "enter its seed, which is shown only now, at signalling.account_seed: isthmus provider set NAME --ask",
+                f"the seed: {account.seed}",
                 "start the server with this configuration, then run setup again:",
-                server_configuration(account, now=self._clock.now()),
+                f"\n{server_configuration(account, now=self._clock.now())}",
             ]
         account = Nkey.parse(secrets["account_seed"], Role.ACCOUNT)
         try:
@@ -99,7 +100,7 @@ class NatsProvider:
             return [
                 f"the server does not know the account yet: {trouble}",
                 "start it with this configuration, then run setup again:",
-                server_configuration(account, now=self._clock.now()),
+                f"\n{server_configuration(account, now=self._clock.now())}",
             ]
         return [f"the server knows the account {secrets.get('account') or account.public}"]
 
