@@ -12,9 +12,9 @@ _FADES: Final = 0.75
 class Rhythm:
     """Looks come soon after something was sent or found, and then after as long again as nothing was: 0.1, 0.2, 0.4 s.
 
-    So whoever waits for an answer waits for at most twice its time, and whoever waits for nothing asks for little. Where
-    things come at their own pace, as acknowledgements of bulk do, the first look waits for half of what is usual. All
-    times are monotonic seconds.
+    So whoever waits for an answer waits for at most twice its time, and whoever waits for nothing asks for little.
+    Where things come at their own pace, as acknowledgements of bulk do, the first look waits for half of what is
+    usual. All times are monotonic seconds.
     """
 
     def __init__(self, now: float) -> None:

@@ -22,7 +22,7 @@ from botocore.loaders import create_loader  # type: ignore[import-untyped]  # ha
 
 from isthmus.adapters.signalling.sqs.place import NoQueue, Place
 from isthmus.errors import ProviderTrouble, Retry
-from isthmus.ports.provider import Keys, Way
+from isthmus.ports.provider import Keys, Loan, Way
 
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 30.0  # longer than the longest poll
@@ -49,16 +49,17 @@ _THROTTLED: Final = frozenset(
 
 
 class Caller:
-    """Calls one service. Every call asks `keys` for its loan, which knows when to renew it.
+    """Calls one service.
 
     Args:
         service: which one.
         place: where it is.
-        keys: None leaves it to the machine's own identity (environment, files, metadata of the instance).
+        keys: `Keys` are asked for a loan at each call, and know when to renew it; a loan is used as it is; None leaves
+            it to the machine's own identity (environment, files, metadata of the instance).
         way: how one gets there.
     """
 
-    def __init__(self, service: Literal["sqs", "sts"], place: Place, keys: Keys | None, way: Way) -> None:
+    def __init__(self, service: Literal["sqs", "sts"], place: Place, keys: Keys | Loan | None, way: Way) -> None:
         self._service = service
         self._place = place
         self._endpoint = place.endpoint if service == "sqs" else place.sts_endpoint
@@ -102,9 +103,11 @@ class Caller:
     async def _opened(self) -> Any:
         async with self._opening:
             if self._client is None:
-                session = AioSession()
-                session.register_component("data_loader", _models())
-                if self._keys is not None:
+                session, explicit = _session(), {}
+                if isinstance(self._keys, Loan):
+                    explicit = _explicit(self._keys)
+                elif self._keys is not None:
+                    session = _new_session()
                     session.register_component("credential_provider", _Lender(self._keys))
                 proxy = self._way.proxy
                 config = AioConfig(
@@ -118,7 +121,11 @@ class Caller:
                     warm_up_loader_caches=True,  # in a thread
                 )
                 context = session.create_client(
-                    self._service, region_name=self._place.region, endpoint_url=self._endpoint, config=config
+                    self._service,
+                    region_name=self._place.region,
+                    endpoint_url=self._endpoint,
+                    config=config,
+                    **explicit,
                 )
                 self._client = await context.__aenter__()
         return self._client
@@ -159,6 +166,27 @@ class Caller:
 def _models() -> Any:
     """Return AWS's description of its services, some megabytes of JSON that every client may share."""
     return create_loader()
+
+
+def _new_session() -> Any:
+    session = AioSession()
+    session.register_component("data_loader", _models())
+    return session
+
+
+@functools.cache
+def _session() -> Any:
+    """Return what clients with keys of their own share: making it is most of the work of making a client."""
+    return _new_session()
+
+
+def _explicit(loan: Loan) -> dict[str, str | None]:
+    fields = loan.fields
+    return {
+        "aws_access_key_id": fields["access_key_id"],
+        "aws_secret_access_key": fields["secret_access_key"],
+        "aws_session_token": fields.get("session_token"),
+    }
 
 
 class _Lender:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from isthmus.adapters.signalling.keys import KeysAtHand
 from isthmus.adapters.signalling.sqs.place import Place
 from isthmus.adapters.signalling.sqs.service import SqsSignalling, make_queue, open_caller
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.names import HostPort
-from isthmus.ports.provider import LOAN_SECONDS, Keys, Loan, Secret, Surroundings, Way
+from isthmus.ports.provider import LOAN_SECONDS, Loan, Secret, Surroundings, Way
 from isthmus.ports.signalling import Signalling
 
 _LEND_SECONDS: Final = 20.0
@@ -48,14 +47,14 @@ class SqsProvider:
         try:
             async with asyncio.timeout(_LEND_SECONDS):
                 account = await make_queue(sqs, place, router_id)
-                policy = json.dumps(_policy(place, account, router_id), separators=(",", ":"))
+                allowed = json.dumps(policy(place, account, router_id), separators=(",", ":"))
                 name, seconds = router_id[:_LONGEST_NAME], int(LOAN_SECONDS)
                 if role := secrets.get("role"):
                     answer = await sts.call(
-                        "assume_role", RoleArn=role, RoleSessionName=name, Policy=policy, DurationSeconds=seconds
+                        "assume_role", RoleArn=role, RoleSessionName=name, Policy=allowed, DurationSeconds=seconds
                     )
                 else:
-                    answer = await sts.call("get_federation_token", Name=name, Policy=policy, DurationSeconds=seconds)
+                    answer = await sts.call("get_federation_token", Name=name, Policy=allowed, DurationSeconds=seconds)
         except TimeoutError as error:
             raise ProviderTrouble("AWS did not lend keys in time", retry=Retry.LATER) from error
         finally:
@@ -84,7 +83,7 @@ class SqsProvider:
             f"lent keys for {LOAN_SECONDS / 60:.0f} minutes",
         ]
         await self.lend(url, secrets, _FOREIGN, way)
-        router = await open_caller("sqs", place, KeysAtHand(loan), way)
+        router = await open_caller("sqs", place, loan, way)
         account = loan.fields["account"]
         own, foreign = (place.queue_url(account, mailbox) for mailbox in (_CHECKED, _FOREIGN))
         try:
@@ -108,11 +107,11 @@ class SqsProvider:
         return said
 
 
-def _own_keys(secrets: Mapping[str, str]) -> Keys | None:
+def _own_keys(secrets: Mapping[str, str]) -> Loan | None:
     """Return the operator's keys, or None for the Bridge's own identity. Raises ProviderTrouble."""
     fields = {name: secrets[name] for name in ("access_key_id", "secret_access_key") if secrets.get(name)}
     if len(fields) == 2:
-        return KeysAtHand(Loan(fields))
+        return Loan(fields)
     if fields or not secrets.get("role"):
         raise ProviderTrouble(
             "there are no keys for SQS",
@@ -122,7 +121,7 @@ def _own_keys(secrets: Mapping[str, str]) -> Keys | None:
     return None
 
 
-def _policy(place: Place, account: str, mailbox: str) -> dict[str, object]:
+def policy(place: Place, account: str, mailbox: str) -> dict[str, object]:
     """Return what a Router may do, in IAM's words; batches need no other permission than single messages."""
     receive = ["sqs:ReceiveMessage", "sqs:DeleteMessage"]
     return {

@@ -18,7 +18,7 @@ from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.kit import backoff
 from isthmus.kit.complaint import Complaint
 from isthmus.kit.tasks import Tasks
-from isthmus.ports.provider import Keys, Meter, Way
+from isthmus.ports.provider import Keys, Loan, Meter, Way
 from isthmus.ports.signalling import SignallingTraits
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def demand_library() -> None:
         raise OperatorError("SQS needs aiobotocore, which is not installed", hint="pip install 'isthmus[aws]'")
 
 
-async def open_caller(service: str, place: Place, keys: Keys | None, way: Way) -> "Caller":
+async def open_caller(service: str, place: Place, keys: Keys | Loan | None, way: Way) -> "Caller":
     """Return what calls a service. The library takes half a second to import, which is left to a thread."""
     demand_library()
     api = await asyncio.to_thread(importlib.import_module, "isthmus.adapters.signalling.sqs.api")

@@ -1,0 +1,160 @@
+"""Both queue services behind something that fails: what heals by itself, what is told, and how often one asks."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from tests.backends.meter import Counts
+from tests.backends.servers.azurite import ACCOUNT, ACCOUNT_KEY, AzuriteServer
+from tests.backends.servers.azurite import azurite as azurite
+from tests.backends.servers.front import Front, Mishap, running_front
+from tests.backends.servers.moto import MotoServer
+from tests.backends.servers.moto import moto as moto
+
+from isthmus.adapters.blobstore.memory import MemoryBlobstore
+from isthmus.adapters.signalling.keys import KeysAtHand
+from isthmus.cloudio.options import MIB
+from isthmus.cloudio.pool import Pool
+from isthmus.cloudio.providers import signalling_provider
+from isthmus.cloudio.stream import Cloud, Duplex
+from isthmus.envelope.keys import SessionKeys
+from isthmus.errors import ProviderTrouble, Retry
+from isthmus.kit.clock import SystemClock
+from isthmus.kit.tasks import Tasks
+from isthmus.ports.provider import Loan, Surroundings, Way
+from isthmus.ports.signalling import Signalling
+from isthmus.testing.recorder import Recorder
+from isthmus.testing.weather import Weather, WeatherSignalling
+
+ONE, TWO = "A" * 36, "B2" * 18
+SERVICES = ("sqs", "azqueue")
+
+
+@dataclass(slots=True)
+class Setting:
+    """A service, what is in front of it, and what was counted."""
+
+    service: Signalling
+    front: Front
+    counts: Counts
+
+    async def heard(self, mailbox: str) -> bytes:
+        async with asyncio.timeout(20):
+            return await anext(aiter(self.service.listen(mailbox)))
+
+
+@pytest.fixture(params=SERVICES)
+async def setting(request: pytest.FixtureRequest, moto: MotoServer, azurite: AzuriteServer) -> AsyncIterator[Setting]:
+    namespace, counts = secrets.token_hex(6), Counts()
+    behind = moto.port if request.param == "sqs" else azurite.queue_port
+    async with running_front(behind) as front:
+        if request.param == "sqs":
+            url = moto.url(namespace, port=front.port)
+            operator = {"access_key_id": "AKIATEST", "secret_access_key": "test"}
+            fields = {**operator, "account": "123456789012"}
+        else:
+            url = f"azqueue://127.0.0.1:{front.port}/{ACCOUNT}/{namespace}?tls=no"
+            fields = operator = {"account_key": ACCOUNT_KEY}
+        provider = signalling_provider(url)
+        for mailbox in (ONE, TWO):
+            await provider.lend(url, operator, mailbox, Way())
+        service = provider.open(url, Surroundings(KeysAtHand(Loan(fields)), Way(), counts))
+        yield Setting(service, front, counts)
+        await service.close()
+
+
+@pytest.mark.parametrize("mishap", Mishap)
+async def test_one_mishap_is_nobodys_trouble_and_counted(setting: Setting, mishap: Mishap) -> None:
+    setting.front.ahead.append(mishap)
+    await setting.service.publish(ONE, b"again")
+    assert await setting.heard(ONE) == b"again"
+    assert setting.counts.requests["publish"] == 2
+
+
+@pytest.mark.parametrize("mishap", [Mishap.BUSY, Mishap.BROKEN, Mishap.THROTTLED, Mishap.CUT])
+async def test_a_service_that_stays_in_trouble_is_told_to_who_publishes(setting: Setting, mishap: Mishap) -> None:
+    setting.front.ahead.extend([mishap] * 2)
+    with pytest.raises(ProviderTrouble) as trouble:
+        await setting.service.publish(ONE, b"x")
+    assert trouble.value.retry is Retry.LATER
+    assert "\n" not in str(trouble.value)
+    await setting.service.publish(ONE, b"afterwards")
+    assert await setting.heard(ONE) == b"afterwards"
+
+
+async def test_a_listener_outlives_a_service_in_trouble(setting: Setting) -> None:
+    setting.front.ahead.extend([Mishap.BUSY, Mishap.CUT, Mishap.THROTTLED, Mishap.BROKEN])
+    setting.front.calm.clear()
+    listening = aiter(setting.service.listen(ONE))
+
+    async def publish_when_it_works() -> None:
+        await setting.front.calm.wait()
+        await setting.service.publish(ONE, b"still there?")
+
+    tasks = Tasks("test")
+    tasks.spawn(publish_when_it_works(), name="publish")
+    async with asyncio.timeout(20):
+        assert await anext(listening) == b"still there?"
+    assert not setting.front.ahead
+    await tasks.close()
+
+
+async def test_nobody_there_is_trouble_that_may_pass(setting: Setting) -> None:
+    await setting.service.publish(ONE, b"x")
+    setting.front.ahead.extend([Mishap.CUT] * 100)
+    async with asyncio.timeout(20):
+        with pytest.raises(ProviderTrouble, match="out of reach") as trouble:
+            await setting.service.publish(ONE, b"x")
+    assert trouble.value.retry is Retry.LATER
+
+
+class Taker(Recorder):
+    """Takes what comes and lets more come at once."""
+
+    stream: Duplex
+
+    def on_data(self, payload: bytes) -> None:
+        super().on_data(payload)
+        self.stream.consumed(len(payload))
+
+
+async def test_a_stream_arrives_whole_though_notices_come_twice_and_late(setting: Setting) -> None:
+    weather = WeatherSignalling(setting.service, Weather(repeat=0.3, reorder=0.1), seed=4)
+    cloud = Cloud(weather, MemoryBlobstore())
+    devices, tasks = (Taker(), Taker()), Tasks("test")
+    sides = [
+        Duplex(
+            session_id=bytes(16),
+            keys=SessionKeys.derive(bytes(32), initiator=index == 0),
+            cloud=cloud,
+            to=(TWO, ONE)[index],
+            pool=Pool(),
+            clock=SystemClock(),
+            first_credit_out=8 * MIB,
+            first_credit_in=8 * MIB,
+            observer=devices[index],
+        )
+        for index in (0, 1)
+    ]
+
+    async def listen(index: int) -> None:
+        async for notice in setting.service.listen((ONE, TWO)[index]):
+            sides[index].receive(notice)
+
+    for index, side in enumerate(sides):
+        devices[index].stream = side
+        tasks.spawn(listen(index), name="listen")
+    runs = [tasks.spawn(side.run(), name="run") for side in sides]
+    content = secrets.token_bytes(6 * MIB)
+    for start in range(0, len(content), MIB // 3):
+        sides[0].write(content[start : start + MIB // 3], flush=True)
+        sides[1].write(content[start : start + 100], flush=True)
+    for side in sides:
+        side.finish()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*runs)
+    assert b"".join(devices[1].data) == content
+    assert all(side.complete for side in sides)
+    await tasks.close()
