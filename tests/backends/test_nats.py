@@ -294,6 +294,41 @@ async def test_keys_are_renewed_before_they_end_and_nothing_is_lost(nats_server:
     await sender.close()
 
 
+class UnreachableBridge(LentKeys):
+    """Keys of a Bridge that answers once, and then not for a while."""
+
+    async def loan(self) -> Loan:
+        if 0 < len(self.lent) < 4:
+            self.lent.append(Loan({}))
+            raise ProviderTrouble("the Bridge is out of reach", retry=Retry.LATER)
+        return await super().loan()
+
+
+async def test_keys_that_ended_while_the_bridge_was_away_are_asked_for_again(nats_server: NatsServer) -> None:
+    mailbox = secrets.token_hex(8)
+    keys = UnreachableBridge(
+        nats_server.url, {"account_seed": nats_server.account.seed}, mailbox, NatsProvider(loan_seconds=2.5)
+    )
+    service = NatsSignalling(Place.parse(nats_server.url), keys, NOWHERE, Counter())
+    arrived = asyncio.Event()
+    async with asyncio.timeout(SECONDS):
+        await service.publish(mailbox, b"with the first keys")
+        first = service._line
+        assert first is not None
+        await service._ends[first].wait()  # the server ended it
+        service.attach(mailbox, lambda _: arrived.set())
+        with pytest.raises(ProviderTrouble, match="the Bridge is out of reach") as trouble:
+            await service.publish(mailbox, b"without any")
+        assert trouble.value.retry is Retry.LATER
+        while not arrived.is_set():
+            with contextlib.suppress(ProviderTrouble):
+                await service.publish(mailbox, b"with others")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await arrived.wait()
+    await service.close()
+
+
 async def test_a_server_that_was_killed_is_found_again() -> None:
     with running_nats() as server:
         service = router(server, "R1")
