@@ -12,6 +12,9 @@ import pytest
 from tests.backends.bridges import BridgeProcess, Bridges, running_bridges
 from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 from tests.backends.servers.nats import NatsServer, running_nats
+from tests.interop import dcmtk
+from tests.interop.queued import all_are, queue_for, storescu
+from tests.interop.sites import CT, MR, caller, publish
 
 from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.contract.documents import GrantedDevice
@@ -19,10 +22,11 @@ from isthmus.contract.invites import Invite
 from isthmus.contract.notices import NoticeKind
 from isthmus.contract.rest import SessionEnd
 from isthmus.errors import Problem
+from isthmus.router.queued import mirror
 from isthmus.testing.bridge import Member
 from isthmus.testing.devices import Archive, Wire, calling, listening
 from isthmus.testing.dicom import echo_rq, echo_rsp
-from isthmus.testing.network import until
+from isthmus.testing.network import NetworkOptions, until
 
 _names = (f"several_{number}" for number in itertools.count())
 
@@ -182,6 +186,30 @@ async def test_twenty_associations_outlive_every_bridge_that_is_restarted_and_on
                 await wire.release()
         assert (pacs.dialled, archive.released) == (20, 20)
         await network.quiet()
+
+
+async def test_real_devices_send_live_and_queued_by_way_of_two_bridges_that_speak_tls(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections are shared out blindly: blobs are put at one Bridge and read at the other, and so with letters."""
+    monkeypatch.setattr(mirror, "APART_SECONDS", 0.0)
+    options = NetworkOptions(tls=True)
+    async with (
+        running_bridges(tmp_path, arguments, options=options) as network,
+        dcmtk.storescp(tmp_path / "got", title="ARCHIVE") as port,
+    ):
+        await spread(network)
+        title = await caller(network, "SCANNER")
+        await publish(network, "ARCHIVE", port)
+        ran = await storescu(network.sites["north"].port, title, "ARCHIVE", [CT, MR])
+        assert ran.code == 0, ran.output
+        assert len(dcmtk.files(tmp_path / "got")) == 2
+        await queue_for(network, "QUEUED", port)
+        ran = await storescu(network.sites["north"].port, title, "QUEUED", [CT, MR])
+        assert ran.code == 0, ran.output
+        await all_are(network.sites["north"], "QUEUED", delivered=2)
+        assert len(set(network.balancer.taken)) == 2
+        assert (network.bridges[0].data / "tls.crt").read_bytes() == (network.bridges[1].data / "tls.crt").read_bytes()
 
 
 async def test_an_association_outlives_the_bus(tmp_path: Path, url: str, nats: NatsServer) -> None:
