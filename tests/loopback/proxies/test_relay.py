@@ -18,6 +18,9 @@ from isthmus.contract import batches
 from isthmus.contract.rest import HEARTBEAT_SECONDS
 from isthmus.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from isthmus.errors import ProviderTrouble, Untrusted
+from isthmus.router.keys import read_membership
+from isthmus.router.membership import join
+from isthmus.testing.bridge import running_bridge
 from isthmus.testing.devices import Archive, calling, listening
 from isthmus.testing.dicom import CT_IMAGE_STORAGE, echo_rq, echo_rsp, store_rq, store_rsp
 from isthmus.testing.network import Network, NetworkOptions, Site, until
@@ -228,3 +231,20 @@ async def test_through_a_proxy_that_takes_no_long_bodies(tmp_path: Path, monkeyp
     async with relayed(tmp_path, monkeypatch, manners) as (network, proxy, port, _):
         await both(network, port)
         assert proxy.too_long > 0
+
+
+async def test_a_router_that_has_joined_is_told_of_an_inspecting_proxy_later_by_joining_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, folder = Authority(tmp_path / "ca"), tmp_path / "router"
+    async with running_bridge(tmp_path / "bridge", tls=True) as bridge:
+        invite = await bridge.invite("north")
+        router_id = await join(folder, invite)
+        async with Proxy.running(Manners(inspects=authority)) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with pytest.raises(Untrusted):
+                await join(folder, invite)
+            assert await join(folder, invite, ca=authority.certificate) == router_id
+    membership = read_membership(folder)
+    assert membership is not None
+    assert membership.ca == authority.certificate
