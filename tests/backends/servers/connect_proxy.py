@@ -32,8 +32,9 @@ async def connect_proxy(account: str = "", *, status: str = "200 OK") -> AsyncIt
         writers.add(writer)
         request, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         method, at, _ = request.split(" ")
-        wanted = f"Proxy-Authorization: Basic {base64.b64encode(account.encode()).decode()}"
-        if method != "CONNECT" or (account and wanted not in fields):
+        said = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in fields)}
+        wanted = f"Basic {base64.b64encode(account.encode()).decode()}"
+        if method != "CONNECT" or (account and said.get("proxy-authorization") != wanted):
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
             writer.close()
             return

@@ -96,7 +96,7 @@ class Aws:
         """Let go of connections."""
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            await client.__aexit__(None, None, None)
 
     async def _opened(self) -> Any:
         if self._client is None:

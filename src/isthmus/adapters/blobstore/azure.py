@@ -4,6 +4,7 @@ obstore and azure-storage-blob are imported at first use only.
 """
 
 import asyncio
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,6 @@ _USAGE: Final = (
 )
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}")
-_KEY: Final = re.compile(r"[A-Za-z0-9+/]{20,}={0,2}")
 _MOST_BLOB_BYTES: Final = 64 * 1024 * 1024
 _MOST_DELETIONS: Final = 256
 _PAGE: Final = 5000
@@ -162,27 +162,32 @@ class AzureProvider:
 
 def _key(secrets: Mapping[str, str]) -> str:
     key = demand(secrets, "account_key", _TITLE)
-    if not _KEY.fullmatch(key):
-        raise ProviderTrouble("account_key is no access key of Azure: those are in base64", retry=Retry.NEVER)
+    try:
+        base64.b64decode(key, validate=True)
+    except ValueError:
+        raise ProviderTrouble(
+            "account_key is no access key of Azure: those are in base64", retry=Retry.NEVER, hint="check the key"
+        ) from None
     return key
 
 
 def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> Blobstore:
     from obstore.store import AzureStore
 
-    from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config
+    from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config, opening
 
     config: AzureConfig = {"account_name": place.account, "endpoint": place.endpoint}
     if "sas" in fields:
         config["sas_key"] = fields["sas"]
     else:
         config["account_key"] = _key(fields)
-    opened = AzureStore(
-        place.container,
-        config=config,
-        client_options=client_config(way, allow_http=not place.tls),
-        retry_config=ONE_TRY,
-    )
+    with opening(place.service):
+        opened = AzureStore(
+            place.container,
+            config=config,
+            client_options=client_config(way, allow_http=not place.tls),
+            retry_config=ONE_TRY,
+        )
     manners = Manners(most_deletions=_MOST_DELETIONS, page=_PAGE, says_taken=_TAKEN)
     return ObjectBlobstore(opened, place.service, place.prefix, place.traits, meter, manners)
 

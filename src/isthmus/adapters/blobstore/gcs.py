@@ -193,26 +193,27 @@ def _account(secrets: Mapping[str, str]) -> ServiceAccount:
 def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> Blobstore:
     from obstore.store import GCSStore
 
-    from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config
+    from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config, opening
 
     options = client_config(way, allow_http=not place.tls)
-    if "service_account_key" in fields:
-        _account(fields)
-        key = json.dumps({**json.loads(fields["service_account_key"]), "gcs_base_url": place.origin})
-        opened = GCSStore(place.bucket, service_account_key=key, client_options=options, retry_config=ONE_TRY)
-    else:
-        token = demand(fields, "token", _TITLE)
+    with opening(place.service):
+        if "service_account_key" in fields:
+            _account(fields)
+            key = json.dumps({**json.loads(fields["service_account_key"]), "gcs_base_url": place.origin})
+            opened = GCSStore(place.bucket, service_account_key=key, client_options=options, retry_config=ONE_TRY)
+        else:
+            token = demand(fields, "token", _TITLE)
 
-        async def credential() -> "GCSCredential":
-            return {"token": token, "expires_at": None}
+            async def credential() -> "GCSCredential":
+                return {"token": token, "expires_at": None}
 
-        opened = GCSStore(
-            place.bucket,
-            base_url=place.origin,
-            credential_provider=credential,
-            client_options=options,
-            retry_config=ONE_TRY,
-        )
+            opened = GCSStore(
+                place.bucket,
+                base_url=place.origin,
+                credential_provider=credential,
+                client_options=options,
+                retry_config=ONE_TRY,
+            )
     return ObjectBlobstore(opened, place.service, place.prefix, place.traits, meter, Manners())
 
 

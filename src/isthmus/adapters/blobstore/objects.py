@@ -5,7 +5,8 @@ obstore raises builtin errors for some troubles, and its messages dump the reque
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from obstore.exceptions import (
 )
 
 from isthmus.adapters.blobstore.trouble import Service, check_name, code_of, is_about_container, seconds_for
-from isthmus.errors import BlobExists, BlobMissing, ProviderTrouble
+from isthmus.errors import BlobExists, BlobMissing, ProviderTrouble, Retry
 from isthmus.ports.blobstore import BlobInfo, BlobstoreTraits
 from isthmus.ports.provider import Meter, Way
 
@@ -201,7 +202,7 @@ class ObjectBlobstore:
         if isinstance(error, _REFUSED):
             return self._service.refusal(operation, 403, code_of(text))
         if isinstance(error, _NOT_THERE):
-            return self._service.refusal(operation, 404, code_of(text))
+            return self._service.refusal(operation, 404, _code(text))
         if "kind: Timeout" in text:
             return self._service.late(operation)
         if _UNTRUSTED.search(text):
@@ -212,8 +213,22 @@ class ObjectBlobstore:
 def _says_missing(error: Exception) -> bool:
     if not isinstance(error, _NOT_THERE):
         return False
-    text = str(error)
-    return not is_about_container(code_of(text)) and _NO_CONTAINER not in text
+    return not is_about_container(_code(str(error)))
+
+
+def _code(text: str) -> str:
+    return code_of(text) or ("ContainerNotFound" if _NO_CONTAINER in text else "")
+
+
+@contextmanager
+def opening(service: Service) -> Iterator[None]:
+    """Say in our words that a store cannot be opened with such keys: obstore looks at them at once."""
+    try:
+        yield
+    except _ERRORS:
+        raise ProviderTrouble(
+            f"{service}: the keys are not written as such keys are", retry=Retry.NEVER, hint="check the keys"
+        ) from None
 
 
 def client_config(way: Way, *, allow_http: bool) -> "ClientConfig":

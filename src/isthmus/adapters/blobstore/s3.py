@@ -210,7 +210,7 @@ class S3Provider:
 def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> "ObjectBlobstore":
     from obstore.store import S3Store
 
-    from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config
+    from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config, opening
 
     token = fields.get("session_token")
     # Ceph 16 takes a request for several deletions to be about the bucket itself, of which a session may do nothing
@@ -226,12 +226,13 @@ def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> "
     }
     if token is not None:
         config["session_token"] = token
-    opened = S3Store(
-        place.bucket,
-        config=config,
-        client_options=client_config(way, allow_http=not place.tls),
-        retry_config=ONE_TRY,
-    )
+    with opening(place.service):
+        opened = S3Store(
+            place.bucket,
+            config=config,
+            client_options=client_config(way, allow_http=not place.tls),
+            retry_config=ONE_TRY,
+        )
     manners = Manners(most_deletions=1 if one_by_one else _MOST_DELETIONS, hides_missing=token is not None)
     return ObjectBlobstore(opened, place.service, place.prefix, place.traits, meter, manners)
 

@@ -72,7 +72,7 @@ class Web:
         ):
             if response.status >= 300:
                 most = _ERROR_BYTES
-            elif (response.content_length or 0) > most:
+            elif method != "HEAD" and (response.content_length or 0) > most:
                 raise self._service.too_large(response.content_length or 0, most)
             limit.reschedule(asyncio.get_running_loop().time() + seconds_for(response.content_length or most))
             content = await self._read(response, most)
