@@ -115,3 +115,27 @@ def test_revoking_closes_every_lane() -> None:
     hub.attach(ONE.encode(), second)
     hub.close(ONE)
     assert (lanes[ONE].revoked, second.revoked, lanes[OTHER].revoked) == (True, True, False)
+
+
+def test_a_router_that_is_connected_elsewhere_is_reached_through_there() -> None:
+    hub, lanes = hub_of_three()
+    seen, carried = list[tuple[str, bool]](), list[tuple[bytes, bytes]]()
+    hub.on_presence = lambda router, online: seen.append((router, online))
+    hub.set_away(OTHER.encode(), lambda to, notice: carried.append((to, bytes(notice))))
+    notice = pack(NoticeKind.DATA, SESSION, b"sealed")
+    hub.forward(ONE.encode(), message(OTHER, notice))
+    assert (lanes[OTHER].sent, carried) == ([], [(OTHER.encode(), notice)])
+    hub.detach(OTHER.encode(), lanes[OTHER])
+    assert hub.is_online(OTHER)
+    assert not hub.is_here(OTHER)
+    hub.attach(OTHER.encode(), lanes[OTHER])
+    hub.forward(ONE.encode(), message(OTHER, notice))
+    assert (lanes[OTHER].sent, len(carried), seen) == ([notice], 1, [])
+
+
+def test_a_router_that_is_heard_of_here_again_is_reached_here_again() -> None:
+    hub, lanes = hub_of_three()
+    hub.set_away(OTHER.encode(), lambda to, notice: None)
+    hub.claim(OTHER.encode())
+    hub.tell(OTHER, NoticeKind.NETWORK_CHANGED)
+    assert len(lanes[OTHER].sent) == 1

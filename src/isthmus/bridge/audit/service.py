@@ -102,15 +102,17 @@ def _ordered(entries: Iterable[AuditEntry]) -> list[dict[str, Any]]:
 def _or_update(insert: postgresql.Insert | sqlite.Insert, *, shared: bool) -> postgresql.Insert | sqlite.Insert:
     """Return what joins a row with the one that is there: its first end stays, and counts never shrink.
 
-    With several Bridges one may say that a session began after another has said that it is over.
+    With several Bridges one may say that a session began after another has said that it is over; and that it was lost,
+    while another still hears of it.
     """
     new = insert.excluded
+    open_ended = SessionRow.ended.is_(None) | ((SessionRow.outcome == "lost") & new.ended.is_not(None))
     larger = func.greatest if shared else func.max
     return insert.on_conflict_do_update(
         index_elements=[SessionRow.session_id],
         set_={
-            "outcome": case((SessionRow.ended.is_(None), new.outcome), else_=SessionRow.outcome),
-            "ended": func.coalesce(SessionRow.ended, new.ended),
+            "outcome": case((open_ended, new.outcome), else_=SessionRow.outcome),
+            "ended": case((open_ended, new.ended), else_=SessionRow.ended),
             "bytes_out": larger(SessionRow.bytes_out, new.bytes_out),
             "bytes_in": larger(SessionRow.bytes_in, new.bytes_in),
         },

@@ -6,7 +6,7 @@ asks the other for all that it knows.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -122,13 +122,17 @@ class Peers:
         """Keep in touch until cancelled."""
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            now = self._clock.monotonic()
-            for peer in list(self._peers.values()):
-                if (peer.live or peer.told) and now - peer.heard > SILENCE_SECONDS:
-                    _log.warning("another Bridge fell silent", bridge=peer.name)
-                    self.forget(peer)
-            self.call()
-            self.beat()
+            self.turn()
+
+    def turn(self) -> None:
+        """Let go of Bridges that fell silent, and say that this one is there."""
+        now = self._clock.monotonic()
+        for peer in list(self._peers.values()):
+            if (peer.live or peer.told) and now - peer.heard > SILENCE_SECONDS:
+                _log.warning("another Bridge fell silent", bridge=peer.name)
+                self.forget(peer)
+        self.call()
+        self.beat()
 
     def forget(self, peer: Peer) -> None:
         """Count a Bridge as gone. Its last number is kept, so that nothing it said is taken twice."""
@@ -191,11 +195,19 @@ class Peers:
                 if not peer.live:
                     peer.live = True
                     _log.info("another Bridge is there", bridge=peer.name)
-                self._listener.met(peer, body)
+                self._hand_on(self._listener.met, peer, body)
             elif peer.live:
-                self._listener.heard(peer, kind, body)
+                self._hand_on(self._listener.heard, peer, kind, body)
         if not peer.leaving and not (peer.live and whole):
             self._ask(peer)
+
+    @staticmethod
+    def _hand_on(work: Callable[..., None], *arguments: object) -> None:
+        """Have a word taken; one of another release may say something else than is understood here."""
+        try:
+            work(*arguments)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            _log.error("another Bridge is not understood", error=repr(error))
 
     def _called(self, name: str) -> None:
         peer = self._peer(name)

@@ -176,12 +176,13 @@ class Cluster:
     def met(self, peer: Peer, state: memoryview) -> None:
         """Take all that another Bridge knows."""
         fields = json.loads(bytes(state))
+        column = column_of(peer.name, fields["column"])
         peer.version = fields["version"]
         self._presence.met(peer, {name.encode(): stamp for name, stamp in fields["presence"].items()})
 
         def take() -> None:
             parts, now = self._parts, self._parts.clock.now()
-            parts.changes.set_column(column_of(peer.name, fields["column"]))
+            parts.changes.set_column(column)
             for said in fields["sessions"]:
                 if (session := session_of(said, parts.accounts, now)) is not None:
                     parts.sessions.opened_elsewhere(session)
@@ -295,7 +296,10 @@ class Cluster:
 
     def _catch_up(self) -> None:
         while self._later and self._later[0][0] <= self.version():
-            self._later.pop(0)[1]()
+            try:
+                self._later.pop(0)[1]()
+            except (KeyError, ValueError, TypeError) as error:
+                _log.error("another Bridge is not understood", error=repr(error))
 
     async def _reload_providers(self) -> None:
         try:

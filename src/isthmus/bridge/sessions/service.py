@@ -34,6 +34,7 @@ _FULL_SECONDS: Final = 5  # after which a Router with too many sessions may ask 
 _MOST_BYTES: Final = 2**63 - 1  # what the database holds
 _OUTCOME: Final = re.compile(r"[a-z0-9 ,.:_-]{1,64}")
 LIVE: Final = "live"
+LOST: Final = "lost"
 
 
 @dataclass(slots=True)
@@ -236,7 +237,10 @@ class Sessions:
         return list(self._sessions.values())
 
     def opened_elsewhere(self, session: Session) -> None:
-        """Take a session that another Bridge knows; what both know of it is joined."""
+        """Take a session that another Bridge knows; what both know of it is joined.
+
+        That a lease ran out is no end if it did not at one of them: they may have lost sight of each other.
+        """
         known = self._sessions.get(session.session_id)
         if known is None:
             known = replace(session, ended=None, outcome=LIVE)
@@ -248,8 +252,11 @@ class Sessions:
         known.bytes_out = max(known.bytes_out, session.bytes_out)
         known.bytes_in = max(known.bytes_in, session.bytes_in)
         known.said_end |= session.said_end
-        if session.ended is not None and known.ended is None:
+        if session.ended is not None and session.outcome != LOST and known.ended is None:
             self._finish(known, session.outcome, record=False)
+        elif session.ended is None and known.ended is not None and known.outcome == LOST:
+            known.ended, known.outcome = None, LIVE
+            self._open_of[known.initiator.router_id] += 1
         if len(known.said_end) == 2:
             self._hub.unlink(known.session_id, known.initiator.router_id, known.responder.router_id)
 
@@ -282,7 +289,7 @@ class Sessions:
         now = self._clock.now()
         for session in list(self._sessions.values()):
             if session.ended is None and session.lease_until < now:
-                self._finish(session, "lost")
+                self._finish(session, LOST)
             elif session.ended is not None and session.ended + MEMORY_SECONDS < now:
                 self._hub.unlink(session.session_id, session.initiator.router_id, session.responder.router_id)
                 del self._sessions[session.session_id]

@@ -121,6 +121,12 @@ class Hub:
         for lane in tuple(self._lanes.get(router_id.encode(), ())):
             lane.revoke()
 
+    def claim(self, mailbox: bytes) -> None:
+        """Have a Router that is connected here reached here again: it was heard of here last."""
+        if mailbox in self._away and mailbox in self._lanes:
+            del self._away[mailbox]
+            self.on_lanes(mailbox, True)
+
     # notices
 
     def forward(self, sender: bytes, message: bytes) -> None:

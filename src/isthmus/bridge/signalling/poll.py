@@ -163,6 +163,8 @@ class PollLane:
             self._attached = True
             self._polls.hub.attach(self.account.mailbox, self)
             _log.info("router connected", site=self.account.site, by="long poll")
+        elif attach and self._attached:
+            self._polls.hub.claim(self.account.mailbox)  # its polls may be shared out among several Bridges
 
     def _end(self) -> None:
         self._under_way -= 1
