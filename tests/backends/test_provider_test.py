@@ -1,12 +1,16 @@
 """`provider test` and `provider setup` against real servers: what works, and in what words the rest is said."""
 
+import base64
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.backends.servers.azurite import ACCOUNT, ACCOUNT_KEY, AzuriteServer
 from tests.backends.servers.ceph import OWNER, ROLE, STRANGER, Account, CephServer
+from tests.backends.servers.gcs_double import GcsDouble
+from tests.backends.servers.moto import MotoServer, moto
 from tests.backends.servers.nats import NatsServer, nats_server, running_nats
 from tests.interop.certificates import Authority
 
@@ -14,7 +18,7 @@ from isthmus.adapters.signalling.nats.accounts import Nkey, Role
 from isthmus.bridge.providers.trial import Step
 from isthmus.testing.bridge import BridgeUnderTest, running_bridge
 
-__all__ = ["nats_server"]  # a fixture
+__all__ = ["moto", "nats_server"]  # fixtures
 
 
 @pytest.fixture
@@ -122,6 +126,59 @@ async def test_a_name_that_nobody_knows_is_said_to_be(bridge: BridgeUnderTest) -
     await add(bridge, blobstore="s3://store.invalid:443/any", secrets=secrets_of(OWNER))
     found = bad(await tried(bridge, Step.WAY))
     assert "the name store.invalid is not known here" in found[0]
+
+
+# the others
+
+
+async def works(bridge: BridgeUnderTest, *parts: str, **fields: Any) -> None:
+    await add(bridge, **fields)
+    await set_up(bridge)
+    found = await tried(bridge)
+    assert bad(found) == []
+    for part in parts:
+        assert part in " | ".join(found)
+
+
+async def test_swift_works_once_it_is_set_up(bridge: BridgeUnderTest, ceph: CephServer) -> None:
+    secrets = {f"blobstore.{name}": value for name, value in OWNER.swift.items()}
+    await works(bridge, "signs a URL", "MB/s up", blobstore=ceph.swift("tried"), secrets=secrets)
+
+
+async def test_azures_two_services_work_once_they_are_set_up(bridge: BridgeUnderTest, azurite: AzuriteServer) -> None:
+    await works(
+        bridge,
+        "signalling keys: lent for 60 min",
+        "blobstore keys: lent for 60 min",
+        "there and back",
+        "MB/s up",
+        signalling=f"azqueue://127.0.0.1:{azurite.queue_port}/{ACCOUNT}/tried?tls=no",
+        blobstore=azurite.blobs("tried"),
+        secrets={f"{service}.account_key": ACCOUNT_KEY for service in ("signalling", "blobstore")},
+    )
+
+
+async def test_a_wrong_key_for_azure_is_called_that(bridge: BridgeUnderTest, azurite: AzuriteServer) -> None:
+    wrong = base64.b64encode(bytes(64)).decode()
+    await add(bridge, blobstore=azurite.blobs("tried"), secrets={"blobstore.account_key": wrong})
+    found = bad(await tried(bridge))
+    assert "refuses the keys" in found[0]
+    assert wrong not in str(found)
+
+
+async def test_sqs_works_once_it_is_set_up(bridge: BridgeUnderTest, moto: MotoServer) -> None:
+    secrets = {"signalling.access_key_id": "AKIATESTTESTTEST", "signalling.secret_access_key": "test"}
+    await works(bridge, "lent for 60 min", "there and back", signalling=moto.url("tried"), secrets=secrets)
+
+
+async def test_googles_double_works_once_it_is_set_up(bridge: BridgeUnderTest, gcs_double: GcsDouble) -> None:
+    secrets = {f"blobstore.{name}": value for name, value in gcs_double.secrets.items()}
+    await works(bridge, "MB/s up", blobstore=gcs_double.url("tried"), secrets=secrets)
+
+
+async def test_a_folder_works_once_it_is_set_up(bridge: BridgeUnderTest, tmp_path: Path) -> None:
+    (tmp_path / "share").mkdir()
+    await works(bridge, "none are needed", "MB/s up", blobstore=f"file://{tmp_path}/share")
 
 
 # NATS

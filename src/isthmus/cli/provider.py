@@ -238,17 +238,14 @@ def try_(name: str, /, *, data: Data = None, as_json: AsJson = False) -> int | N
         name: the pair.
     """
     found: list[dict[str, Any]] = []
+    useless: set[str] = set()  # steps that would only say again what is said already
     for step, words in _STEPS:
-        if sys.stderr.isatty() and not as_json:
-            print(f"trying {words} ...", end="\r", file=sys.stderr, flush=True)
-        rows = call(data, Part.BRIDGE, "provider_test", name=name, step=step)
-        if sys.stderr.isatty() and not as_json:
-            print("\033[K", end="", file=sys.stderr, flush=True)
+        if step in useless:
+            continue
+        rows = _found_in(step, words, name, data, quiet=as_json)
         found += rows
-        if not as_json:
-            show.findings(rows, width=_WIDTH)
-        if step == "keys" and any(row["level"] == "bad" for row in rows):
-            break
+        if any(row["level"] == "bad" for row in rows):
+            useless |= {"keys": {"blobs", "notices", "speed"}, "blobs": {"speed"}}.get(step, set())
     well = all(row["level"] != "bad" for row in found)
     if as_json:
         show.as_json({"name": name, "ok": well, "findings": found})
@@ -331,6 +328,18 @@ def usage(
         print(f"\n{answer['month']} (UTC). STORED is estimated, in GB for 30 days.", end=" ")
         print(f"In all: {answer['cost']:.2f}" if answer["cost"] is not None else "No prices are known.")
     return None
+
+
+def _found_in(step: str, words: str, name: str, data: Path | None, *, quiet: bool) -> list[dict[str, Any]]:
+    shows = sys.stderr.isatty() and not quiet
+    if shows:
+        print(f"trying {words} ...", end="\r", file=sys.stderr, flush=True)
+    rows: list[dict[str, Any]] = call(data, Part.BRIDGE, "provider_test", name=name, step=step)
+    if shows:
+        print("\033[K", end="", file=sys.stderr, flush=True)
+    if not quiet:
+        show.findings(rows, width=_WIDTH)
+    return rows
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
