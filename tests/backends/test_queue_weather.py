@@ -1,21 +1,27 @@
 """Both queue services behind something that fails: what heals by itself, what is told, and how often one asks."""
 
 import asyncio
+import datetime as dt
+import json
 import random
 import secrets
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.backends.meter import Counts
 from tests.backends.servers.azurite import ACCOUNT, ACCOUNT_KEY, AzuriteServer
 from tests.backends.servers.azurite import azurite as azurite
+from tests.backends.servers.connect_proxy import connect_proxy
 from tests.backends.servers.front import Front, Mishap, running_front
 from tests.backends.servers.moto import MotoServer
 from tests.backends.servers.moto import moto as moto
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.signalling.keys import KeysAtHand
+from isthmus.bridge.tls import make_certificate
 from isthmus.cloudio.options import MIB
 from isthmus.cloudio.pool import Pool
 from isthmus.cloudio.providers import signalling_provider
@@ -32,6 +38,35 @@ ONE, TWO = "A" * 36, "B2" * 18
 SERVICES = ("sqs", "azqueue")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service is, and the operator's keys there; `{}` stands for the port."""
+
+    port: int
+    url: str
+    operator: Mapping[str, str]
+    fields: Mapping[str, str]
+
+    async def opened(self, front: Front, counts: Counts, way: Way = Way(), *, tls: bool = False) -> Signalling:  # noqa: B008 - frozen
+        """Return the service behind `front`, with a queue for each of two mailboxes."""
+        url = self.url.format(front.port, "yes" if tls else "no")
+        provider = signalling_provider(url)
+        for mailbox in (ONE, TWO):
+            await provider.lend(url, self.operator, mailbox, way)
+        return provider.open(url, Surroundings(KeysAtHand(Loan(self.fields)), way, counts))
+
+
+@pytest.fixture(params=SERVICES)
+def place(request: pytest.FixtureRequest, moto: MotoServer, azurite: AzuriteServer) -> Place:
+    namespace = secrets.token_hex(6)
+    if request.param == "sqs":
+        operator = {"access_key_id": "AKIATEST", "secret_access_key": "test"}
+        url = f"sqs://127.0.0.1:{{}}/{namespace}?tls={{}}"
+        return Place(moto.port, url, operator, {**operator, "account": "123456789012"})
+    operator = {"account_key": ACCOUNT_KEY}
+    return Place(azurite.queue_port, f"azqueue://127.0.0.1:{{}}/{ACCOUNT}/{namespace}?tls={{}}", operator, operator)
+
+
 @dataclass(slots=True)
 class Setting:
     """A service, what is in front of it, and what was counted."""
@@ -41,26 +76,19 @@ class Setting:
     counts: Counts
 
     async def heard(self, mailbox: str) -> bytes:
-        async with asyncio.timeout(20):
-            return await anext(aiter(self.service.listen(mailbox)))
+        return await heard(self.service, mailbox)
 
 
-@pytest.fixture(params=SERVICES)
-async def setting(request: pytest.FixtureRequest, moto: MotoServer, azurite: AzuriteServer) -> AsyncIterator[Setting]:
-    namespace, counts = secrets.token_hex(6), Counts()
-    behind = moto.port if request.param == "sqs" else azurite.queue_port
-    async with running_front(behind) as front:
-        if request.param == "sqs":
-            url = moto.url(namespace, port=front.port)
-            operator = {"access_key_id": "AKIATEST", "secret_access_key": "test"}
-            fields = {**operator, "account": "123456789012"}
-        else:
-            url = f"azqueue://127.0.0.1:{front.port}/{ACCOUNT}/{namespace}?tls=no"
-            fields = operator = {"account_key": ACCOUNT_KEY}
-        provider = signalling_provider(url)
-        for mailbox in (ONE, TWO):
-            await provider.lend(url, operator, mailbox, Way())
-        service = provider.open(url, Surroundings(KeysAtHand(Loan(fields)), Way(), counts))
+async def heard(service: Signalling, mailbox: str) -> bytes:
+    async with asyncio.timeout(20):
+        return await anext(aiter(service.listen(mailbox)))
+
+
+@pytest.fixture
+async def setting(place: Place) -> AsyncIterator[Setting]:
+    counts = Counts()
+    async with running_front(place.port) as front:
+        service = await place.opened(front, counts)
         yield Setting(service, front, counts)
         await service.close()
 
@@ -108,6 +136,16 @@ async def test_nobody_there_is_trouble_that_may_pass(setting: Setting) -> None:
         with pytest.raises(ProviderTrouble, match="out of reach") as trouble:
             await setting.service.publish(ONE, b"x")
     assert trouble.value.retry is Retry.LATER
+
+
+@pytest.mark.parametrize("place", ["sqs"], indirect=True)
+async def test_an_idle_listener_at_sqs_asks_once_in_20_seconds_which_is_129600_a_month(setting: Setting) -> None:
+    setting.front.bodies.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3):
+            await anext(aiter(setting.service.listen(ONE)))
+    assert [json.loads(body)["WaitTimeSeconds"] for body in setting.front.bodies] == [20]
+    assert 30 * 24 * 3600 / 20 <= 150_000
 
 
 class Shuffling:
@@ -181,3 +219,44 @@ async def test_a_stream_arrives_whole_though_notices_come_twice_and_late(setting
     assert b"".join(devices[1].data) == content
     assert all(side.complete for side in sides)
     await tasks.close()
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """Give a certificate that only who has its CA trusts."""
+    certificate, key = make_certificate(["localhost", "127.0.0.1"], dt.datetime.now(dt.UTC))  # noqa: TID251 - of tests
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    (tmp_path / "key.pem").write_bytes(key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    return context, tmp_path / "cert.pem"
+
+
+@pytest.mark.parametrize("by_proxy", [False, True])
+async def test_it_goes_by_tls_with_a_private_ca_and_through_a_proxy_with_an_account(
+    place: Place, secure: tuple[ssl.SSLContext, Path], by_proxy: bool
+) -> None:
+    async with running_front(place.port, tls=secure[0]) as front, connect_proxy("u:p w") as proxy:
+        way = Way(f"http://u:p%20w@127.0.0.1:{proxy.port}" if by_proxy else None, secure[1])
+        service = await place.opened(front, Counts(), way, tls=True)
+        try:
+            await service.publish(ONE, b"hello")
+            assert await heard(service, ONE) == b"hello"
+        finally:
+            await service.close()
+        assert set(proxy.asked) == ({f"127.0.0.1:{front.port}"} if by_proxy else set())
+
+
+async def test_a_certificate_of_nobody_is_not_trusted(place: Place, secure: tuple[ssl.SSLContext, Path]) -> None:
+    async with running_front(place.port, tls=secure[0]) as front:
+        with pytest.raises(ProviderTrouble, match="TLS") as refused:
+            await place.opened(front, Counts(), tls=True)
+        assert refused.value.retry is Retry.LATER
+        assert refused.value.hint
+
+
+async def test_a_proxy_that_refuses_is_named(place: Place) -> None:
+    async with running_front(place.port) as front, connect_proxy(status="403 Forbidden") as proxy:
+        with pytest.raises(ProviderTrouble, match="proxy") as refused:
+            await place.opened(front, Counts(), Way(f"http://127.0.0.1:{proxy.port}"), tls=True)
+        assert refused.value.retry is Retry.LATER

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -30,15 +31,17 @@ _STATUS = {Mishap.BUSY: 503, Mishap.BROKEN: 500, Mishap.THROTTLED: 429}
 
 @dataclass(slots=True)
 class Front:
-    """A running proxy. `ahead` are the mishaps of the next requests, one each; `calm` is set after the last."""
+    """A running proxy. `ahead` are the mishaps of the next requests, one each; `calm` is set after the last. `bodies`
+    has that of each request which went through."""
 
     port: int = 0
     ahead: deque[Mishap] = field(default_factory=deque)
+    bodies: list[bytes] = field(default_factory=list)
     calm: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @contextlib.asynccontextmanager
-async def running_front(behind: int) -> AsyncIterator[Front]:
+async def running_front(behind: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Front]:
     """Run a proxy in front of what listens at that port."""
     front = Front()
     async with aiohttp.ClientSession(
@@ -57,6 +60,7 @@ async def running_front(behind: int) -> AsyncIterator[Front]:
                 return web.Response()
             url = f"http://127.0.0.1:{behind}{request.raw_path}"
             body = await request.read()
+            front.bodies.append(body)
             async with session.request(
                 request.method,
                 URL(url, encoded=True),
@@ -71,7 +75,7 @@ async def running_front(behind: int) -> AsyncIterator[Front]:
             return web.Response(status=answer.status, body=content, headers=headers)
 
         handling = web.Server(handle)
-        server = await asyncio.get_running_loop().create_server(handling, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(handling, "127.0.0.1", 0, ssl=tls)
         front.port = server.sockets[0].getsockname()[1]
         try:
             yield front
