@@ -60,6 +60,8 @@ CONNECT_SECONDS: Final = 5.0
 KEEP_ALIVE_SECONDS: Final = 50.0  # above two heartbeats, below what proxies grant: a call never pays for TLS set-up
 _CONNECTIONS: Final = 32
 _PROXY_WANTS_ACCOUNT: Final = 407
+_TRUST_TRIES: Final = 3
+_MOST_ENDORSED: Final = 16
 _BLOBS: Final = "/blobs/"
 _QUEUED_BLOBS: Final = "/blobs/q/"
 _EMPTY_DIGEST: Final = hashlib.sha256(b"").digest()
@@ -81,6 +83,20 @@ class RefusedOnTheWay(ProviderTrouble):
             hint="isthmus router check URL tells what stands in between",
         )
         self.status: Final = status
+
+
+class _Endorsed(aiohttp.Fingerprint):
+    """Trusts the certificates that the Bridge's identity named: one, or those of several Bridges behind one address."""
+
+    def __init__(self, digests: tuple[bytes, ...]) -> None:
+        super().__init__(digests[0])
+        self._digests = digests
+
+    def check(self, transport: asyncio.Transport) -> None:
+        """Raise ServerFingerprintMismatch if another certificate is shown."""
+        shown = transport.get_extra_info("ssl_object")
+        if shown is None or hashlib.sha256(shown.getpeercert(binary_form=True)).digest() not in self._digests:
+            super().check(transport)
 
 
 class BridgeConnection:
@@ -128,6 +144,7 @@ class BridgeConnection:
         self._session: aiohttp.ClientSession | None = None
         self._trust: ssl.SSLContext | aiohttp.Fingerprint | bool | None = None
         self._connecting = asyncio.Lock()
+        self._endorsed: tuple[bytes, ...] = ()
         self._told_inspected = False
 
     def __repr__(self) -> str:
@@ -310,13 +327,16 @@ class BridgeConnection:
             self._session = _make_session(self.url)
         if not self.url.startswith("https:"):
             return await self._trust_if_pinned(True)
-        said = await self._ask_identity(False)  # what it says of its certificate is signed; nothing is sent to it yet
-        if said.certificate_sha256 is None:
-            return await self._trust_authorities()
-        try:
-            return await self._trust_if_pinned(aiohttp.Fingerprint(said.certificate_sha256))
-        except aiohttp.ServerFingerprintMismatch:
-            return await self._trust_inspected()
+        for asked in range(_TRUST_TRIES):
+            # twice from the second time on: Bridges behind one address answer in turns, each with a certificate
+            for _ in range(min(asked, 1) + 1):
+                said = await self._ask_identity(False)  # what it says is signed; nothing is sent to it yet
+                if said.certificate_sha256 is None:
+                    return await self._trust_authorities()
+                self._endorsed = (said.certificate_sha256, *self._endorsed)[:_MOST_ENDORSED]
+            with contextlib.suppress(aiohttp.ServerFingerprintMismatch):
+                return await self._trust_if_pinned(_Endorsed(self._endorsed))
+        return await self._trust_inspected()
 
     async def _trust_authorities(self) -> BridgeIdentity:
         """The Bridge speaks no TLS itself: whoever does for it is vouched for by a CA."""
@@ -353,7 +373,8 @@ class BridgeConnection:
         challenge = self._random(CHALLENGE_BYTES)
         url = f"{self.url}{API}/identity?challenge={challenge.hex()}"
         try:
-            async with self._session.get(url, ssl=trust, allow_redirects=False) as response:
+            headers = {"Connection": "close"} if trust is False else {}  # the next one may be another Bridge's
+            async with self._session.get(url, ssl=trust, headers=headers, allow_redirects=False) as response:
                 said = _parsed(BridgeIdentity, await _good(response))
         except (aiohttp.ServerFingerprintMismatch, aiohttp.ClientConnectorCertificateError):
             raise

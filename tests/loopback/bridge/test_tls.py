@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import secrets
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,34 @@ async def test_everything_goes_through_the_proxy_of_the_environment(
     assert all(head.startswith(to_bridge) for head in asked)
     server.close()
     await server.wait_closed()
+
+
+async def test_bridges_behind_one_address_may_each_have_a_certificate_of_their_own(tmp_path: Path) -> None:
+    """Connections go to two Bridges of one identity in turns, as a balancer does."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir(mode=0o700)
+    async with running_bridge(tmp_path / "one", tls=True) as one:
+        shutil.copy(tmp_path / "one" / "identity.key", tmp_path / "two" / "identity.key")
+        async with running_bridge(tmp_path / "two", tls=True) as two:
+            assert one.address.identity == two.address.identity
+            ports = itertools.cycle((one.address.listen.port, two.address.listen.port))
+
+            async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with contextlib.suppress(ConnectionError):
+                    while data := await reader.read(65536):
+                        writer.write(data)
+                        await writer.drain()
+                writer.close()
+
+            async def balance(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                onward = await asyncio.open_connection("127.0.0.1", next(ports))
+                await asyncio.gather(carry(reader, onward[1]), carry(onward[0], writer))
+
+            server = await asyncio.start_server(balance, "127.0.0.1", 0)
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            client = BridgeConnection(url, one.address.identity, one.member("x").identity)
+            for _ in range(4):
+                assert (await client.identity()).version
+            await client.close()
+            server.close()
+            await server.wait_closed()

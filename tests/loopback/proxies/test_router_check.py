@@ -10,7 +10,7 @@ from tests.interop.certificates import Authority
 from tests.loopback.proxies.proxy import Manners, Proxy, Upgrades
 
 from isthmus.router.control import obstacles
-from isthmus.router.control.check import Finding, Level, check
+from isthmus.router.control.check import Finding, Level, bridge_findings, check
 from isthmus.router.control.clouds import cloud_findings
 from isthmus.testing.bridge import running_bridge
 
@@ -143,3 +143,11 @@ async def test_the_hosts_of_clouds_are_looked_at_one_by_one(tmp_path: Path, monk
         assert found[0].level is Level.OK
     finally:
         server.close()
+
+
+async def test_the_doctor_says_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manners = Manners(inspects=Authority(tmp_path / "ca"), upgrades=Upgrades.REFUSED)
+    async with running_bridge(tmp_path / "bridge", tls=True) as bridge, Proxy.running(manners) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        found = await asyncio.to_thread(bridge_findings, bridge.address.url)
+    assert [(one.level, one.what) for one in found if one.level is not Level.OK] == [(Level.WARN, "push")]
