@@ -1,6 +1,8 @@
 """What of the two queue services needs no server: URLs, names, policies, when to look."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -14,6 +16,8 @@ from isthmus.adapters.signalling.sqs.provider import policy
 from isthmus.cloudio.providers import signalling_provider
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.kit.names import HostPort
+from isthmus.kit.tasks import Tasks
+from isthmus.ports.provider import Loan, Surroundings, Way
 
 ROUTER = "A2" * 18
 A_MONTH = 30 * 24 * 3600.0
@@ -195,3 +199,39 @@ def test_both_are_found_by_their_schemes_and_say_what_they_were_tried_with() -> 
     assert signalling_provider("azqueue://account/relay") is AZURE
     assert "simulator" in SQS.tried
     assert "emulator" in AZURE.tried
+
+
+class NoKeysYet:
+    """Keys that nobody has been lent so far, and a meter for what never happens."""
+
+    async def loan(self) -> Loan:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
+        raise AssertionError
+
+    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
+        """Counts nothing."""
+
+
+async def test_closing_leaves_nobody_waiting_to_publish_or_to_hear() -> None:
+    nobody = NoKeysYet()
+    service = SQS.open("sqs://eu-central-1/relay", Surroundings(nobody, Way(), nobody))
+    tasks = Tasks("test")
+    publishing = [tasks.spawn(service.publish(ROUTER, b"x"), name="publish") for _ in range(50)]
+    ended = tasks.spawn(_all(service.listen(ROUTER)), name="listen")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await service.close()
+        for publisher in publishing:
+            with pytest.raises(ProviderTrouble):
+                await publisher
+        assert await ended == []
+    with pytest.raises(ProviderTrouble, match="closed"):
+        await service.publish(ROUTER, b"x")
+    await tasks.close()
+
+
+async def _all(notices: AsyncIterator[bytes]) -> list[bytes]:
+    return [notice async for notice in notices]

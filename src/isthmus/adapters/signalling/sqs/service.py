@@ -145,6 +145,10 @@ class SqsSignalling:
         for inbox in self._inboxes:
             inbox.end()
         await self._tasks.close()
+        for box in self._outboxes.values():
+            for item in box.waiting:
+                if not item.sent.done():
+                    item.sent.set_exception(_was_closed())
         if self._caller is not None:
             await self._caller.close()
 
@@ -291,7 +295,7 @@ class SqsSignalling:
 
     def _demand_open(self) -> None:
         if self._closed:
-            raise ProviderTrouble("this signalling service was closed", retry=Retry.NEVER)
+            raise _was_closed()
 
     def _count(self, kind: str, size: int, *, up: int = 0, down: int = 0) -> None:
         self._meter.count(kind, up=up, down=down)
@@ -319,6 +323,10 @@ class _Received:
     def take(self) -> list[str]:
         """Return a batch."""
         return [self._handles.popleft() for _ in range(min(len(self._handles), _MOST_AT_ONCE))]
+
+
+def _was_closed() -> ProviderTrouble:
+    return ProviderTrouble("this signalling service was closed", retry=Retry.NEVER)
 
 
 def demand_library() -> None:
