@@ -132,14 +132,14 @@ class Image:
 
 
 @contextlib.contextmanager
-def built_image(folder: Path) -> Iterator[Image]:
-    """Build the image, with all that it leaves in `folder`."""
+def built_image(folder: Path, wheels: Path) -> Iterator[Image]:
+    """Build the image of these wheels, with all that it leaves in `folder`."""
     tool("mmdebstrap")
     buildah = Buildah(folder)
     name = "localhost/isthmus:tested"
     try:
         done = subprocess.run(
-            [ROOT / "scripts/build-image", "--tag", name, "--base-tar", folder / "base.tar"],
+            [ROOT / "scripts/build-image", "--tag", name, "--base-tar", folder / "base.tar", "--wheels", wheels],
             capture_output=True, text=True, check=False, env=buildah.environment,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
