@@ -102,13 +102,14 @@ class Providers:
 
     async def load(self) -> bool:
         """Read the list into memory; return whether Routers are told something else than before."""
-        before = self.entries
-        async with self._database.transaction() as session:
-            rows = (await session.scalars(select(ProviderRow))).all()
-        pairs = {row.name: _pair(row) for row in rows if row.removed is None}
-        self._pairs = {BUILT_IN_PROVIDER: _built_in(), **pairs}
-        self._known = frozenset({BUILT_IN_PROVIDER, *(row.name for row in rows)})
-        return self.entries != before
+        async with self._changing:  # or an older reading could take the place of a newer one
+            before = self.entries
+            async with self._database.transaction() as session:
+                rows = (await session.scalars(select(ProviderRow))).all()
+            pairs = {row.name: _pair(row) for row in rows if row.removed is None}
+            self._pairs = {BUILT_IN_PROVIDER: _built_in(), **pairs}
+            self._known = frozenset({BUILT_IN_PROVIDER, *(row.name for row in rows)})
+            return self.entries != before
 
     # the list
 
@@ -194,11 +195,13 @@ class Providers:
     # who can use what
 
     def heard(self, router_id: RouterId, names: Iterable[str]) -> bool:
-        """Take what a Router says it can use now; return whether that is another list than before."""
-        usable = tuple(sorted({BUILT_IN_PROVIDER, *(self._pairs.keys() & set(names))}))
-        before = self._usable.get(router_id, _ALWAYS)
-        self._usable[router_id] = usable
-        return usable != before
+        """Take what a Router says it can use now; return whether others see another list than before.
+
+        Names that are not listed are kept as well: another Bridge's list may be newer than this one's.
+        """
+        before = self.usable_by(router_id)
+        self._usable[router_id] = tuple(sorted({BUILT_IN_PROVIDER, *names}))
+        return self.usable_by(router_id) != before
 
     def usable_by(self, router_id: RouterId) -> list[str]:
         """Return the names of the pairs that a Router can use, the built-in one always."""
