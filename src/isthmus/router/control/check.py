@@ -282,8 +282,8 @@ def _firewall(way: Way, addresses: list[str]) -> str:
     through = f", through the proxy {way.proxy}" if way.proxy is not None else ""
     return (
         f"Please let {socket.gethostname()} open outbound TCP connections to {way.target.host}{places}, port"
-        f" {way.target.port}{through}. It speaks HTTPS with WebSocket upgrades over connections that stay open for"
-        " hours; please do not cut them when idle for less than five minutes, and exempt them from TLS inspection."
+        f" {way.target.port}{through}. It speaks HTTPS, best with WebSocket upgrades, over connections that stay open"
+        " for hours; please do not cut them when idle for less than five minutes, and exempt them from TLS inspection."
         " Nothing connects in. What passes is DICOM traffic that is encrypted end to end between the institutions;"
         " the service in between can read none of it."
     )
