@@ -21,6 +21,7 @@ _SESSION_COLUMNS = {
     "calling": "CALLING",
     "to_site": "TO",
     "called": "CALLED",
+    "provider": "OVER",
     "out": "OUT",
     "in": "IN",
 }

@@ -15,6 +15,13 @@ bridge invite --valid
 bridge list
 bridge withdraw
 bridge revoke
+provider add --signalling --blobstore --priority --secret --secret-file --ca
+provider list
+provider set --priority --off --secret
+provider remove --force
+provider test --json
+provider setup --keep-days
+provider usage --month --prices --price --json
 router check
 router join --ca
 router run --dicom --dicom-tls --console
@@ -42,6 +49,7 @@ demo --once
 
 LISTINGS = [
     "bridge list",
+    "provider list",
     "site list",
     "device list",
     "grant list",
