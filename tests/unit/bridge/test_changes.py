@@ -1,5 +1,6 @@
 """Revisions: all Bridges that have counted the same say the same, in whatever order they heard of it."""
 
+import asyncio
 import secrets
 from copy import deepcopy
 
@@ -34,22 +35,19 @@ def note(changes: Changes, touch: Touch) -> None:
 
 
 @given(touches)
-def test_bridges_that_heard_of_the_same_changes_agree(happened: list[tuple[bool, Touch]]) -> None:
+async def test_bridges_that_heard_of_the_same_changes_agree(happened: list[tuple[bool, Touch]]) -> None:
     one, other = bridges()
+    said: list[tuple[Changes, Changes, Touch]] = []
+    one.on_touch = lambda touch: said.append((one, other, touch))
+    other.on_touch = lambda touch: said.append((other, one, touch))
     for here, touch in happened:
         note(one if here else other, touch)
-    said: list[tuple[Changes, Changes, Touch]] = []
-    again_one, again_other = bridges()
-    again_one.on_touch = lambda touch: said.append((again_one, again_other, touch))
-    again_other.on_touch = lambda touch: said.append((again_other, again_one, touch))
-    for here, touch in happened:
-        note(again_one if here else again_other, touch)
     for origin, to, touch in said:
         to.touched(origin.column.run, touch)
-    assert [again_one.revision(router) for router in ROUTERS] == [again_other.revision(router) for router in ROUTERS]
+    assert [one.revision(router) for router in ROUTERS] == [other.revision(router) for router in ROUTERS]
 
 
-def test_a_change_that_all_but_one_see_changes_their_revisions_only() -> None:
+async def test_a_change_that_all_but_one_see_changes_their_revisions_only() -> None:
     changes = Changes(Hub(), secrets.token_bytes)
     before = [changes.revision(router) for router in ROUTERS]
     changes.touch_all_but(ROUTERS[0])
@@ -57,7 +55,7 @@ def test_a_change_that_all_but_one_see_changes_their_revisions_only() -> None:
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, False]
 
 
-def test_a_column_that_was_told_whole_replaces_what_was_missed() -> None:
+async def test_a_column_that_was_told_whole_replaces_what_was_missed() -> None:
     one, other = bridges()
     other.touch([ROUTERS[1]])
     assert one.revision(ROUTERS[1]) != other.revision(ROUTERS[1])
@@ -65,3 +63,34 @@ def test_a_column_that_was_told_whole_replaces_what_was_missed() -> None:
     assert one.revision(ROUTERS[1]) == other.revision(ROUTERS[1])
     one.forget_column(other.column.run)
     assert one.revision(ROUTERS[1]).startswith(one.column.run)
+
+
+class Lane:
+    """Counts what was sent to it."""
+
+    waiting = 0
+
+    def __init__(self) -> None:
+        self.sent = asyncio.Semaphore(0)
+
+    def send(self, *_parts: bytes | memoryview) -> None:
+        self.sent.release()
+
+    def revoke(self) -> None:
+        """Nobody is revoked here."""
+
+
+async def test_everybody_is_told_of_two_changes_that_each_spare_another() -> None:
+    hub, lanes = Hub(), [Lane() for _ in ROUTERS]
+    changes = Changes(hub, secrets.token_bytes)
+    for router, lane in zip(ROUTERS, lanes, strict=True):
+        hub.attach(router.encode(), lane)
+    changes.touch_all_but(ROUTERS[0])
+    async with asyncio.timeout(5):
+        await lanes[1].sent.acquire()
+    assert lanes[0].sent.locked()  # which saw nothing new
+    changes.touch_all_but(ROUTERS[0])
+    changes.touch_all_but(ROUTERS[1])
+    async with asyncio.timeout(5):
+        for lane in lanes:
+            await lane.sent.acquire()

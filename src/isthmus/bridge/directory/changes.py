@@ -55,6 +55,7 @@ class Changes:
         self.on_touch: Callable[[Touch], None] = _ignore
         self._others: dict[str, Column] = {}
         self._to_tell: set[RouterId] = set()
+        self._spared: frozenset[RouterId] | None = None  # if all but these are to be told
         self._told_soon = False
 
     def revision(self, router_id: RouterId) -> str:
@@ -105,17 +106,21 @@ class Changes:
             self._tell_soon(touch)
 
     def _tell_soon(self, touch: Touch) -> None:
-        chosen = frozenset(touch.router_ids)
-        if touch.but:
-            self._to_tell.update(router_id for router_id in _ids(self._hub.here) if router_id not in chosen)
+        if not touch.but:
+            self._to_tell.update(router_id for router_id in touch.router_ids if self._hub.is_here(router_id))
+        elif self._spared is None:
+            self._spared = frozenset(touch.router_ids)
         else:
-            self._to_tell.update(router_id for router_id in chosen if self._hub.is_here(router_id))
-        if self._to_tell and not self._told_soon:
+            self._spared &= frozenset(touch.router_ids)
+        if not self._told_soon and (self._to_tell or self._spared is not None):
             self._told_soon = True
             asyncio.get_running_loop().call_later(_COALESCE_SECONDS, self._tell)
 
     def _tell(self) -> None:
-        told, self._to_tell, self._told_soon = self._to_tell, set(), False
+        told, spared = self._to_tell, self._spared
+        self._to_tell, self._spared, self._told_soon = set(), None, False
+        if spared is not None:
+            told |= frozenset(_ids(self._hub.here)) - spared
         notice = pack(NoticeKind.NETWORK_CHANGED, NO_SESSION)
         for router_id in told:
             self._hub.deliver_here(router_id.encode(), notice)
