@@ -414,6 +414,14 @@ async def test_urls_for_amazon_are_signed_for_the_buckets_own_host() -> None:
     assert "X-Amz-Expires=60" in url
 
 
+async def test_what_is_in_the_environment_is_not_mixed_with_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", CANARY)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    (url,) = await s3.PROVIDER.sign("s3://images?region=eu-west-1", OWNER.s3, "PUT", ["a"], seconds=60)
+    assert CANARY not in url
+    assert "X-Amz-Signature=" in url
+
+
 def test_an_answer_that_only_says_expired_is_for_later() -> None:
     service = trouble.Service("S3", "host:1", "bucket b")
     text = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"

@@ -22,7 +22,7 @@ from isthmus.ports.blobstore import Blobstore, BlobstoreTraits
 from isthmus.ports.provider import LOAN_SECONDS, Loan, Meter, Secret, Surroundings, Way
 
 if TYPE_CHECKING:
-    from obstore.store import AzureConfig
+    from obstore.store import AzureConfig, AzureCredential
 
 _TITLE: Final = "Azure Blob Storage"
 _USAGE: Final = (
@@ -176,15 +176,21 @@ def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> B
 
     from isthmus.adapters.blobstore.objects import ONE_TRY, Manners, ObjectBlobstore, client_config, opening
 
-    config: AzureConfig = {"account_name": place.account, "endpoint": place.endpoint}
-    if "sas" in fields:
-        config["sas_key"] = fields["sas"]
-    else:
-        config["account_key"] = _key(fields)
+    config: AzureConfig = {"account_name": place.account, "endpoint": place.endpoint, "skip_signature": False}
+    credential: AzureCredential = (
+        {"sas_token": fields["sas"], "expires_at": None}
+        if "sas" in fields
+        else {"access_key": _key(fields), "expires_at": None}
+    )
+
+    async def provide() -> "AzureCredential":
+        return credential  # as a whole: given one by one, what lacks is taken from the environment
+
     with opening(place.service):
         opened = AzureStore(
             place.container,
             config=config,
+            credential_provider=provide,
             client_options=client_config(way, allow_http=not place.tls),
             retry_config=ONE_TRY,
         )

@@ -210,6 +210,7 @@ def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> B
             opened = GCSStore(
                 place.bucket,
                 base_url=place.origin,
+                skip_signature=False,
                 credential_provider=credential,
                 client_options=options,
                 retry_config=ONE_TRY,

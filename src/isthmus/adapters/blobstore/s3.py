@@ -20,7 +20,7 @@ from isthmus.ports.blobstore import Blobstore, BlobstoreTraits
 from isthmus.ports.provider import LOAN_SECONDS, Loan, Meter, Secret, Surroundings, Way
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config
+    from obstore.store import S3Config, S3Credential
 
     from isthmus.adapters.blobstore.objects import ObjectBlobstore
 
@@ -39,7 +39,7 @@ _MOST_DELETIONS: Final = 1000
 _LONGEST_SESSION: Final = 64
 _NEEDS: Final = {
     "put": "s3:PutObject",
-    "get": "s3:GetObject",
+    "get": "s3:GetObject",  # and s3:ListBucket, or what is not there looks forbidden
     "delete": "s3:DeleteObject",
     "list": "s3:ListBucket",
 }
@@ -218,18 +218,26 @@ def _store(place: Place, fields: Mapping[str, str], way: Way, meter: Meter) -> "
     config: S3Config = {
         "endpoint": place.endpoint,
         "region": place.region,
-        "access_key_id": demand(fields, "access_key_id", _TITLE),
-        "secret_access_key": demand(fields, "secret_access_key", _TITLE),
         "virtual_hosted_style_request": place.like is None,
         "unsigned_payload": place.tls,  # TLS keeps it whole, and blobs are sealed
         "disable_bulk_delete": one_by_one,
+        "skip_signature": False,
     }
-    if token is not None:
-        config["session_token"] = token
+    credential: S3Credential = {
+        "access_key_id": demand(fields, "access_key_id", _TITLE),
+        "secret_access_key": demand(fields, "secret_access_key", _TITLE),
+        "token": token,
+        "expires_at": None,
+    }
+
+    async def provide() -> "S3Credential":
+        return credential  # as a whole: given one by one, what lacks is taken from the environment
+
     with opening(place.service):
         opened = S3Store(
             place.bucket,
             config=config,
+            credential_provider=provide,
             client_options=client_config(way, allow_http=not place.tls),
             retry_config=ONE_TRY,
         )
