@@ -193,6 +193,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[Carrier]:
             carriers.append(stack.enter_context(carrier(name, PAIRS[name](services), archives, folder)))
             say(f"{name} is ready")
         for each in carriers:  # neither a session's first use of a pair nor what it left to learn is counted
+            say(f"warming {each.name}")
             for _ in range(3):
                 echo(each.door(_LIVE), HERE)
             send(few, each.door(_LIVE), Nagle.OFF, [])
