@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
@@ -143,6 +144,20 @@ class LongPolled(PaidQueues):
             await asyncio.sleep(NOTICE_SECONDS)
 
 
+class Losing(LongPolled):
+    """Loses one notice in ten."""
+
+    def __init__(self, bill: Counter[str]) -> None:
+        super().__init__(bill)
+        self.chance = random.Random(1)
+
+    async def publish(self, to: str, notice: bytes) -> None:
+        if self.chance.random() < 0.1:
+            self.bill["lost"] += 1
+        else:
+            await super().publish(to, notice)
+
+
 class Free(LongPolled):
     """Costs nothing, and so is spared nothing."""
 
@@ -254,3 +269,10 @@ def test_a_service_that_is_not_paid_by_the_request_is_used_as_before() -> None:
     with asyncio.Runner(loop_factory=TimelessLoop) as runner:
         bill = runner.run(transfer(Free, 12_500_000, 4 * MIB))
     assert bill["put"] > 4
+
+
+def test_a_stream_still_heals_with_the_numbers_for_services_that_are_paid() -> None:
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        bill = runner.run(transfer(Losing, 12_500_000, TRANSFER // 2))
+        assert runner.get_loop().time() < 60
+    assert bill["lost"] > 5
