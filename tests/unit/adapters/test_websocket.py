@@ -13,6 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from isthmus.adapters.signalling import websocket
 from isthmus.adapters.signalling.websocket import MAX_MESSAGE_BYTES, PING_SECONDS, CloseCode, WebSocket
 from isthmus.testing import depth
 
@@ -222,3 +223,33 @@ async def test_writers_wait_while_the_way_out_is_full(ends: tuple[End, End]) -> 
     socket.connection_lost(ConnectionResetError())
     await socket.writable()
     assert ends[0].lost == ["the connection was closed"]
+
+
+async def test_a_connection_holds_little_memory_until_much_comes_and_again_when_little_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks: list[Callable[[], None]] = []
+
+    class Handle:
+        def cancel(self) -> None: ...
+
+    def call_later(_delay: float, action: Callable[[], None]) -> Any:
+        checks.append(action)
+        return Handle()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later, raising=False)
+    end = End(masks=True)
+    few = len(end.socket.get_buffer(-1))
+    assert few <= 4096
+    message = secrets.token_bytes(MAX_MESSAGE_BYTES)
+    for _ in range(3):
+        end.feed(b"".join(map(bytes, websocket.frame(websocket.Opcode.BINARY, (message,), masks=False))))
+    assert end.messages == [message] * 3
+    assert len(end.socket.get_buffer(-1)) >= 1024 * 1024
+    checks[-1]()  # much came since the connection began
+    assert len(end.socket.get_buffer(-1)) >= 1024 * 1024
+    end.feed(b"\x8a\x00")
+    checks[-1]()
+    assert len(end.socket.get_buffer(-1)) == few
+    end.feed(b"".join(map(bytes, websocket.frame(websocket.Opcode.BINARY, (message,), masks=False))))
+    assert end.messages == [message] * 4

@@ -21,6 +21,8 @@ MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 PING_SECONDS: Final = 20.0  # a Router that is gone is noticed after two of these at most
 _READ_BYTES: Final = 64 * 1024  # a read is not worth its system call below this
 _BUFFER_BYTES: Final = 1024 * 1024  # four notices of usual size in one read
+_IDLE_BYTES: Final = 4 * 1024  # as long as little comes: a Bridge holds thousands of these
+_GROWTH: Final = 8
 _CLOSING_SECONDS: Final = 5.0
 _MOST_CONTROL_BYTES: Final = 125  # RFC 6455 section 5.5
 _WRITE_HIGH_BYTES: Final = 4 * 1024 * 1024  # more waiting than this and publishers wait too
@@ -84,8 +86,10 @@ class WebSocket(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._on_life = on_life
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray(_BUFFER_BYTES)
+        self._buffer = bytearray(_IDLE_BYTES)
         self._start = self._end = 0
+        self._most_read = 0  # bytes of the longest read since it was last asked whether little comes
+        self._wants_more = self._wants_less = False
         self._fragments: list[bytes] = []
         self._heard = True
         self._closing = ""
@@ -189,15 +193,22 @@ class WebSocket(asyncio.BufferedProtocol):
         self._writable.set()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Return where to read to."""
-        if len(self._buffer) - self._end < _READ_BYTES:
+        """Return where to read to: more room where the last read took all there was, little while little comes."""
+        if self._wants_more:
+            self._make_room(min(_GROWTH * len(self._buffer), _BUFFER_BYTES))
+        elif self._wants_less and not self._end:
+            self._buffer = bytearray(_IDLE_BYTES)
+        elif len(self._buffer) - self._end < _READ_BYTES:
             self._make_room(len(self._buffer))
+        self._wants_more = self._wants_less = False
         return memoryview(self._buffer)[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take out every whole frame."""
         self._end += nbytes
         self._heard = True
+        self._most_read = max(self._most_read, nbytes)
+        self._wants_more = self._end == len(self._buffer) < _BUFFER_BYTES
         try:
             while not self._closing and self._take_frame():
                 pass
@@ -290,6 +301,8 @@ class WebSocket(asyncio.BufferedProtocol):
             self._closing = f"silent for {PING_SECONDS:.0f} s"
             self.abort()
             return
+        self._wants_less = self._most_read < _IDLE_BYTES < len(self._buffer)
+        self._most_read = 0
         self.ping()
         self._arm(PING_SECONDS, self._check_life)
 
