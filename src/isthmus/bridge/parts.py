@@ -18,6 +18,7 @@ from isthmus.bridge.cluster.service import Cluster
 from isthmus.bridge.config import BridgeConfig
 from isthmus.bridge.database import Database
 from isthmus.bridge.directory.changes import Changes
+from isthmus.bridge.directory.roll import Roll
 from isthmus.bridge.directory.service import Directory
 from isthmus.bridge.gate import Guard
 from isthmus.bridge.identity import load_identity
@@ -62,6 +63,7 @@ class Parts:
         self.audit = Audit(self.database)
         self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)
         self.providers = Providers(self.database, Safe(identity, random), config.data, clock)
+        self.roll = Roll(self.accounts, self.directory, self.hub.is_online, self.providers.usable_by)
         self.lender = Lender(self.providers, clock)
         self.usage = UsageBook(self.database, clock)
         self.blobs = (SharedBlobStore if self.database.is_shared else BlobStore)(
@@ -150,7 +152,7 @@ class Parts:
         if self.cluster is not None and (is_new or uses_others):
             self.cluster.heard_of(self.accounts.of_router(account.router_id) or account)
         if uses_others:
-            self.changes.touch_all_but(account.router_id)
+            self.changes.touch(self.directory.acquaintances(account))
 
     def providers_changed(self) -> None:
         """Let every Router see that the list of cloud pairs is another."""
@@ -180,6 +182,7 @@ class Parts:
         self.lender.forget(account.router_id)
         self.usage.forget(account.router_id)
         self.directory.drop(account)
+        self.roll.forget([account.router_id])
         notice = pack(NoticeKind.REVOKED, NO_SESSION, account.mailbox)
         for mailbox in self.hub.here:
             if mailbox != account.mailbox:
@@ -196,7 +199,10 @@ class Parts:
         )
 
     def _presence_changed(self, router_id: RouterId, _online: bool) -> None:
-        self.changes.touch_all_but(router_id)
+        """Let those see it that may call this Router: strangers learn it when they next ask for something else."""
+        account = self.accounts.of_router(router_id)
+        if account is not None:
+            self.changes.touch(self.directory.acquaintances(account))
 
 
 def _metrics_token(folder: Path) -> str:

@@ -159,6 +159,32 @@ async def test_who_comes_and_goes_is_pushed_to_the_others(bridge: BridgeUnderTes
             await one.next(NoticeKind.NETWORK_CHANGED)
 
 
+async def test_who_comes_and_goes_is_shown_to_strangers_who_ask_and_pushed_to_none(bridge: BridgeUnderTest) -> None:
+    one, other = await bridge.pair()
+    stranger = await bridge.join("stranger")
+    before = {member: (await member.client.network()).revision for member in (one, stranger)}
+    await other.signalling.close()
+    await bridge.offline(other)
+    after = {member: await member.client.network() for member in (one, stranger)}
+    assert after[one].revision != before[one]
+    assert after[stranger].revision == before[stranger]
+    assert {entry.site: entry.online for entry in after[stranger].sites} == {one.site: True, other.site: False}
+
+
+async def test_a_new_statement_makes_two_sites_acquainted_who_were_strangers(bridge: BridgeUnderTest) -> None:
+    one, other = await bridge.join("one"), await bridge.join("other")
+    before = (await one.client.network()).revision
+    await other.client.publish([other.statement(one, PACS)])
+    network = await one.client.network()
+    assert network.revision != before
+    before = network.revision
+    other.listen()
+    await bridge.all_online(other)
+    network = await one.client.network()
+    assert network.revision != before
+    assert network.sites[0].online
+
+
 # sessions
 
 

@@ -64,6 +64,7 @@ class Accounts:
         self._by_router: dict[str, Account] = {}
         self._by_site: dict[str, Account] = {}
         self._revoked: dict[str, SiteName] = {}
+        self._sorted: list[Account] = []
         self.on_revoked: Callable[[Account], None] = _ignore
         register.add_reader(self._catch_up)
 
@@ -83,7 +84,9 @@ class Accounts:
     @property
     def all(self) -> list[Account]:
         """Every enrolled Router, by site name."""
-        return sorted(self._by_router.values(), key=lambda account: account.site)
+        if not self._sorted:
+            self._sorted = sorted(self._by_router.values(), key=lambda account: account.site)
+        return list(self._sorted)
 
     def of_router(self, router_id: str) -> Account | None:
         """Return the account of an enrolled Router, or None."""
@@ -219,9 +222,11 @@ class Accounts:
     def _remember(self, account: Account) -> None:
         self._by_router[account.router_id] = account
         self._by_site[account.site] = account
+        self._sorted = []
 
     def _drop(self, account: Account) -> None:
         self._by_router.pop(account.router_id, None)
+        self._sorted = []
         if (other := self._by_site.get(account.site)) is not None and other.router_id == account.router_id:
             del self._by_site[account.site]
 

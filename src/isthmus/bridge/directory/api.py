@@ -1,6 +1,7 @@
 """REST: the network as one Router sees it, and the documents it publishes."""
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from isthmus.bridge.caller import Caller, TheParts
 from isthmus.bridge.problems import describe
@@ -9,17 +10,18 @@ from isthmus.contract.rest import Network, Publication
 routes = APIRouter(tags=["directory"])
 
 
-@routes.get("/network", operation_id="network", responses=describe([401, 429]))
-async def network(parts: TheParts, caller: Caller) -> Network:
+@routes.get("/network", operation_id="network", response_model=Network, responses=describe([401, 429]))
+async def network(parts: TheParts, caller: Caller) -> Response:
     """Tell one Router all that it may know of the network."""
-    return Network(
+    around = Network(
         revision=parts.changes.revision(caller.router_id),
         site=caller.site,
-        sites=parts.directory.entries(caller, parts.hub.online, parts.providers.usable_by),
+        sites=[],
         providers=parts.providers.entries,
         own_counter=parts.directory.own_counter(caller),
         time=parts.clock.now(),
     )
+    return Response(parts.roll.write(caller, around), media_type="application/json")
 
 
 @routes.put("/records", status_code=204, operation_id="publish", responses=describe([401, 403, 409, 413, 429]))

@@ -4,7 +4,8 @@ The Bridge verifies what it keeps, so that a confused Router is told at once; ev
 """
 
 import hmac
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +54,8 @@ class Directory:
         self._clock = clock
         self._kept: dict[Key, Kept] = {}
         self._owners: dict[str, RouterId] = {}
+        self._spoken_to: defaultdict[str, set[str]] = defaultdict(set)  # sites, by the Router that speaks
+        self._spoken_by: defaultdict[str, set[RouterId]] = defaultdict(set)  # Routers, by the site that is spoken to
         register.add_reader(self._catch_up)
 
     async def _catch_up(self, session: AsyncSession, since: int) -> None:
@@ -83,21 +86,32 @@ class Directory:
 
     def own_counter(self, account: Account) -> int:
         """Return the highest counter that was seen of a Router."""
-        return max(
-            (kept.parsed.counter for kept in self._of(account.router_id) if not isinstance(kept.parsed, Prekey)),
-            default=0,
-        )
+        places = [(DocumentKind.TITLES, "")]
+        places += [(DocumentKind.STATEMENT, to_site) for to_site in self._spoken_to.get(account.router_id, ())]
+        found = (self._kept.get((account.router_id, *place)) for place in places)
+        return max((said.parsed.counter for said in found if said and not isinstance(said.parsed, Prekey)), default=0)
 
-    def entries(
-        self, asking: Account, online: Iterable[RouterId], usable_by: Callable[[RouterId], list[str]]
-    ) -> list[SiteEntry]:
-        """Return the other sites as one Router may see them; `usable_by` says which cloud pairs a Router can use."""
-        present = frozenset(online)
-        return [
-            self._entry(asking, other, other.router_id in present, usable_by(other.router_id))
-            for other in self._accounts.all
-            if other != asking
-        ]
+    def acquaintances(self, account: Account) -> frozenset[RouterId]:
+        """Return the Routers that have said something to this one's site, or that it has said something to."""
+        spoken_to = (self._accounts.of_site(site) for site in self._spoken_to.get(account.router_id, ()))
+        known = {other.router_id for other in spoken_to if other is not None}
+        return frozenset(known | self._spoken_by.get(account.site, set()))
+
+    def entry(self, asking: Account, other: Account, *, online: bool, providers: list[str]) -> SiteEntry:
+        """Return another site as one Router may see it; `providers` names the cloud pairs that it can use."""
+        said = self._kept.get((other.router_id, DocumentKind.STATEMENT, asking.site))
+        shown = said is not None and self.statement(other, asking) is not None
+        known = self.accepts(other, asking) or self.accepts(asking, other)
+        prekey = self._kept.get((other.router_id, DocumentKind.PREKEY, "")) if known else None
+        return SiteEntry(
+            site=other.site,
+            router_id=other.router_id,
+            public_key=other.public_key,
+            online=online,
+            providers=providers,
+            statement=said.signed if said is not None and shown else None,
+            prekey=prekey.signed if prekey is not None else None,
+        )
 
     async def publish(self, account: Account, documents: Iterable[SignedDocument]) -> frozenset[RouterId]:
         """Keep all documents or none; return the Routers that see a change.
@@ -121,6 +135,8 @@ class Directory:
         """Take into memory that a Router was revoked: its documents are gone, its titles are free."""
         self._kept = {key: kept for key, kept in self._kept.items() if key[0] != account.router_id}
         self._owners = {title: owner for title, owner in self._owners.items() if owner != account.router_id}
+        for site in self._spoken_to.pop(account.router_id, ()):
+            self._spoken_by[site].discard(account.router_id)
 
     def _fresh(self, account: Account, documents: Iterable[SignedDocument]) -> dict[Key, Kept]:
         """Return what of these documents is new. Raises Problem."""
@@ -151,30 +167,18 @@ class Directory:
                 )
             )
 
-    def _of(self, router_id: str) -> list[Kept]:
-        return [kept for key, kept in self._kept.items() if key[0] == router_id]
-
     def _put(self, to_site: str, kept: Kept) -> None:
         router_id = RouterId(kept.signed.router_id)
+        before = self._kept.get((router_id, kept.signed.kind, to_site))
         self._kept[router_id, kept.signed.kind, to_site] = kept
         if isinstance(kept.parsed, Titles):
-            self._owners = {title: owner for title, owner in self._owners.items() if owner != router_id}
+            for title in before.parsed.titles if before is not None and isinstance(before.parsed, Titles) else ():
+                if self._owners.get(title) == router_id:
+                    del self._owners[title]
             self._owners.update(dict.fromkeys(kept.parsed.titles, router_id))
-
-    def _entry(self, asking: Account, other: Account, online: bool, providers: list[str]) -> SiteEntry:
-        said = self._kept.get((other.router_id, DocumentKind.STATEMENT, asking.site))
-        shown = said is not None and self.statement(other, asking) is not None
-        known = self.accepts(other, asking) or self.accepts(asking, other)
-        prekey = self._kept.get((other.router_id, DocumentKind.PREKEY, "")) if known else None
-        return SiteEntry(
-            site=other.site,
-            router_id=other.router_id,
-            public_key=other.public_key,
-            online=online,
-            providers=providers,
-            statement=said.signed if said is not None and shown else None,
-            prekey=prekey.signed if prekey is not None else None,
-        )
+        elif isinstance(kept.parsed, Statement):
+            self._spoken_to[router_id].add(to_site)
+            self._spoken_by[to_site].add(router_id)
 
     def _checked(self, account: Account, document: SignedDocument) -> tuple[Kept, str]:
         if document.router_id != account.router_id:
@@ -240,11 +244,7 @@ class Directory:
                 # the speaker too: having accepted a site shows it that site's prekey
                 seen |= {to.router_id, account.router_id} if to is not None else set()
             elif kind is DocumentKind.PREKEY:
-                seen |= {
-                    other.router_id
-                    for other in self._accounts.all
-                    if other != account and (self.accepts(other, account) or self.accepts(account, other))
-                }
+                seen |= self.acquaintances(account)
         return frozenset(seen)
 
 
