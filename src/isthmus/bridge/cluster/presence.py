@@ -50,13 +50,15 @@ class Presence:
         for mailbox in before.keys() | presence.keys():
             self._route(mailbox)
 
-    def forget(self, peer: Peer) -> bool:
-        """Forget a Bridge that is gone; return whether somebody is online no more."""
+    def forget(self, peer: Peer) -> None:
+        """Forget a Bridge that is gone; who was connected there and is nowhere else is offline."""
         mailboxes = list(peer.presence)
         peer.presence = {}
         for mailbox in mailboxes:
             self._route(mailbox)
-        return any(not self._hub.is_online(router_id) for router_id in _ids(mailboxes))
+        for router_id in _ids(mailboxes):
+            if not self._hub.is_online(router_id):
+                self._hub.on_presence(router_id, False)
 
     def _lanes_changed(self, mailbox: bytes, here: bool) -> None:
         if here:

@@ -196,8 +196,7 @@ class Cluster:
         """Forget a Bridge."""
         self._spread.set()
         self._parts.changes.forget_column(peer.name)
-        if self._presence.forget(peer):
-            self._parts.changes.touch_all()
+        self._presence.forget(peer)
 
     def heard(self, peer: Peer, kind: int, body: memoryview) -> None:
         """Take a word of another Bridge."""
