@@ -36,13 +36,14 @@ def allow(
     /,
     *,
     host: Annotated[list[str] | None, Parameter(name="--host", metavar="HOST:PORT", negative="")] = None,
+    folder: Annotated[list[str] | None, Parameter(name="--folder", metavar="DIR", negative="")] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Let this Router connect to the hosts of a proposed pair, or to a host that you name.
 
-    A pair that needs a host at a private address is taken only if you name that host: a Bridge cannot send a Router
-    into its own network.
+    A pair that needs a host at a private address, or a folder of this machine, is taken only if you name that: a Bridge
+    cannot send a Router into its own network.
 
     ```
     isthmus egress allow aws
@@ -52,8 +53,9 @@ def allow(
     Args:
         pair: name of a pair, as `isthmus egress list` shows it.
         host: a host and port; can be given several times.
+        folder: a folder that several sites share; can be given several times.
     """
-    answer = call_running(data, Part.ROUTER, "egress_allow", pair=pair, hosts=host)
+    answer = call_running(data, Part.ROUTER, "egress_allow", pair=pair, hosts=host, folders=folder)
     if as_json:
         return show.as_json(answer)
     _say(answer)
@@ -69,7 +71,7 @@ def forbid(host: str, /, *, data: Data = None, as_json: AsJson = False) -> None:
     ```
 
     Args:
-        host: HOST:PORT.
+        host: HOST:PORT, or a folder.
     """
     answer = call_running(data, Part.ROUTER, "egress_forbid", host=host)
     if as_json:

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 from isthmus.bridge.providers.lending import provider_of, url_of
 from isthmus.bridge.providers.secrets import PairSecrets
 from isthmus.bridge.providers.service import SERVICES, Pair, Service
-from isthmus.bridge.providers.way import way_to
 from isthmus.cloudio.providers import is_built_in
+from isthmus.cloudio.way import way_to
 from isthmus.contract.rest import ProviderEntry
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.ports.provider import Loan, Surroundings

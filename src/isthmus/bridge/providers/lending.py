@@ -7,8 +7,8 @@ from typing import Final
 
 from isthmus.bridge.blobs.store import check_name
 from isthmus.bridge.providers.service import Pair, Providers, Service
-from isthmus.bridge.providers.way import way_to
 from isthmus.cloudio.providers import blobstore_provider, is_built_in, signalling_provider
+from isthmus.cloudio.way import way_to
 from isthmus.contract.rest import BlobUrlRequest, BlobUrls, ProviderLoan
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry

@@ -8,7 +8,7 @@ from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
 from isthmus.router.audit import Audit
 from isthmus.router.control.device_administration import FieldError, in_field
-from isthmus.router.providers.egress import Egress
+from isthmus.router.providers.egress import Egress, folder, shown
 from isthmus.router.providers.keys import SIDES, KeyFiles, Side
 from isthmus.router.providers.pairs import CloudPairs
 
@@ -37,7 +37,7 @@ class EgressOperations:
             "pairs": self._pairs.shown(),
             "hosts": [
                 {
-                    "host": str(row.at),
+                    "host": shown(row.at),
                     "accepted": "typed here" if row.typed else "with its pair",
                     "since": datetime.fromtimestamp(row.since, UTC).isoformat(timespec="seconds"),
                 }
@@ -45,26 +45,29 @@ class EgressOperations:
             ],
         }
 
-    async def egress_allow(self, pair: str | None = None, hosts: Sequence[str] = ()) -> dict[str, Any]:
-        """Accept the hosts of a pair, or hosts that a person typed."""
-        if pair is None and not hosts:
+    async def egress_allow(
+        self, pair: str | None = None, hosts: Sequence[str] = (), folders: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Accept the hosts of a pair, or hosts and folders that a person typed."""
+        if pair is None and not hosts and not folders:
             raise FieldError("pair", "name a pair of the Bridge's list, or a host with --host")
         typed = [in_field("hosts", HostPort.parse, text) for text in hosts]
+        typed += [in_field("folders", folder, path) for path in folders]
         for at in typed:
             self._egress.allow_typed(at)
-        accepted = [str(at) for at in typed]
+        accepted = [shown(at) for at in typed]
         if pair is not None:
-            accepted += [str(at) for at in await self._egress.allow_proposed(self._pairs.hosts(pair))]
+            accepted += [shown(at) for at in await self._egress.allow_proposed(self._pairs.hosts(pair))]
         self._audit.changed("egress_allow", f"{pair or ''} {' '.join(accepted)}".strip())
         self._pairs.look_again()
         return await self.egress_list()
 
     async def egress_forbid(self, host: str) -> dict[str, Any]:
         """Take a host off the list; pairs that need it are let go, and sessions on them end."""
-        at = in_field("host", HostPort.parse, host)
+        at = in_field("host", folder if host.startswith("/") else HostPort.parse, host)
         if not self._egress.forbid(at):
-            raise OperatorError(f"{at} is not in the egress list", hint="isthmus egress list")
-        self._audit.changed("egress_forbid", str(at))
+            raise OperatorError(f"{shown(at)} is not in the egress list", hint="isthmus egress list")
+        self._audit.changed("egress_forbid", shown(at))
         self._pairs.look_again()
         return await self.egress_list()
 

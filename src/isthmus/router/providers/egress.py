@@ -1,7 +1,8 @@
 """Which hosts this Router may connect to besides its Bridge: what a person of this site accepted, and nothing else.
 
 A Bridge proposes providers; it cannot make a Router look around in its own network. A host of a proposal is accepted
-by the proposal's name only if it is on the Internet; one at a private address must be typed by a person, here.
+by the proposal's name only if it is on the Internet; one at a private address must be typed by a person, here. So must
+a folder of this machine, which stands in the list as a host whose name is the path.
 """
 
 import asyncio
@@ -9,12 +10,15 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
 
 from isthmus.errors import OperatorError
 from isthmus.kit.clock import Clock
 from isthmus.kit.names import HostPort
 from isthmus.router.routing.store import Store
 
+_NO_PORT: Final = 0
 Resolve = Callable[[str], Awaitable[list[str]]]
 
 
@@ -52,6 +56,11 @@ class Egress:
         known = {row.at for row in self.rows}
         fresh = [at for at in map(_folded, hosts) if at not in known]
         for at in fresh:
+            if is_folder(at):
+                raise OperatorError(
+                    f"{at.host} is a folder of this machine, which only a person here can mean",
+                    hint=f"if it is there to be shared: isthmus egress allow --folder {at.host}",
+                )
             if private := await self._private(at.host):
                 raise OperatorError(
                     f"{at.host} is at a private address ({private}), which only a person here can mean",
@@ -70,7 +79,7 @@ class Egress:
         at = _folded(at)
         row = next((row for row in self.rows if row.at == at), None)
         if row is None:
-            return f"{at} is not in the egress list of this site"
+            return f"{shown(at)} is not in the egress list of this site"
         if not row.typed and (private := await self._private(at.host)):
             return f"{at.host} is at a private address now ({private}); it was accepted as one on the Internet"
         return ""
@@ -84,8 +93,25 @@ class Egress:
         return next((text for text in found if not ipaddress.ip_address(text).is_global), "")
 
 
+def folder(path: str) -> HostPort:
+    """Return how a folder stands in the list. Raises OperatorError if the path does not begin at the root."""
+    if not PurePath(path).is_absolute() or ".." in PurePath(path).parts:
+        raise OperatorError(f"'{path}' is not the whole path of a folder", hint="for example /mnt/share/isthmus")
+    return HostPort(str(PurePath(path)), _NO_PORT)
+
+
+def is_folder(at: HostPort) -> bool:
+    """Return whether this stands for a folder."""
+    return at.port == _NO_PORT and PurePath(at.host).is_absolute()
+
+
+def shown(at: HostPort) -> str:
+    """Return a host and port, or a folder, for people."""
+    return at.host if is_folder(at) else str(at)
+
+
 def _folded(at: HostPort) -> HostPort:
-    return HostPort(at.host.lower().rstrip("."), at.port)
+    return at if is_folder(at) else HostPort(at.host.lower().rstrip("."), at.port)
 
 
 async def _addresses(host: str) -> list[str]:

@@ -1,17 +1,16 @@
 """All pairs of cloud services that the Bridge lists, and which of them a session or an envelope uses."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
-
-from aiohttp.helpers import get_env_proxy_for_url
-from yarl import URL
+from urllib.parse import unquote, urlsplit
 
 from isthmus.cloudio.pacing import PacedBlobstore, paced_signalling
 from isthmus.cloudio.providers import blobstore_provider, is_built_in, printable, signalling_provider
 from isthmus.cloudio.stream import Cloud
 from isthmus.cloudio.trace import TracedBlobstore, Watcher, watched_signalling
+from isthmus.cloudio.way import way_to
 from isthmus.contract.rest import BUILT_IN_PROVIDER, Network, ProviderEntry, Usage
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.kit.clock import Clock
@@ -19,8 +18,8 @@ from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.pacing import Pacing, Urgency
-from isthmus.ports.provider import Provider, Surroundings, Way
-from isthmus.router.providers.egress import Egress
+from isthmus.ports.provider import Provider, Surroundings
+from isthmus.router.providers.egress import Egress, folder, shown
 from isthmus.router.providers.keys import KeyFiles, Lending, LendingBridge, OwnKeys, Side
 from isthmus.router.providers.pair import CloudPair, Opened, RemotePair
 from isthmus.router.providers.usage import Meters
@@ -173,7 +172,7 @@ class CloudPairs:
                     "signalling": printable(entry.signalling),
                     "blobstore": printable(entry.blobstore),
                     "priority": entry.priority,
-                    "hosts": [str(at) for at in self._hosts_if_known(entry)],
+                    "hosts": [shown(at) for at in self._hosts_if_known(entry)],
                     "state": pair.state.value,
                     "reason": pair.reason,
                     "hint": pair.hint,
@@ -208,7 +207,7 @@ class CloudPairs:
 
         def surroundings(side: Side, provider: Provider, url: str) -> Surroundings:
             keys = lending.keys(side) if own is None or not own[side] else OwnKeys(own[side])
-            return Surroundings(keys, Way(_proxy(provider.hosts(url)), self._ca), self._meters.of(entry.name))
+            return Surroundings(keys, way_to(provider.hosts(url), self._ca), self._meters.of(entry.name))
 
         signalling, blobstore, queued = built_in.signalling, built_in.blobstore, built_in.blobstore
         if not is_built_in(entry.signalling):
@@ -239,19 +238,9 @@ def _hosts(entry: ProviderEntry) -> list[HostPort]:
     if not is_built_in(entry.signalling):
         found += signalling_provider(entry.signalling).hosts(entry.signalling)
     if not is_built_in(entry.blobstore):
-        found += blobstore_provider(entry.blobstore).hosts(entry.blobstore)
+        at = blobstore_provider(entry.blobstore).hosts(entry.blobstore)
+        found += at or [folder(unquote(urlsplit(entry.blobstore).path))]  # what connects to nothing is on this machine
     return list(dict.fromkeys(found))
-
-
-def _proxy(hosts: Iterable[HostPort]) -> str | None:
-    """Return this machine's proxy for the first of the hosts, with its account."""
-    for at in hosts:
-        try:
-            proxy, account = get_env_proxy_for_url(URL.build(scheme="https", host=at.host, port=at.port))
-        except LookupError:
-            return None
-        return str(proxy if account is None else proxy.with_user(account.login).with_password(account.password))
-    return None
 
 
 def _nothing() -> None:

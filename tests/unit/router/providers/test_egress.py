@@ -7,7 +7,7 @@ import pytest
 
 from isthmus.errors import OperatorError
 from isthmus.kit.names import HostPort
-from isthmus.router.providers.egress import Egress
+from isthmus.router.providers.egress import Egress, folder, shown
 from isthmus.router.routing.store import Store
 from isthmus.testing.clock import FakeClock
 
@@ -79,6 +79,20 @@ async def test_a_name_that_only_a_proxy_knows_can_be_accepted(egress: Egress) ->
     at = HostPort("unknown.example.org", 443)
     await egress.allow_proposed([at])
     assert await egress.objection(at) == ""
+
+
+async def test_a_folder_is_nobodys_to_propose_and_its_path_keeps_its_case(egress: Egress) -> None:
+    at = folder("/mnt/Share/isthmus/")
+    assert "/mnt/Share/isthmus is not in the egress list" in await egress.objection(at)
+    with pytest.raises(OperatorError, match="folder of this machine") as refused:
+        await egress.allow_proposed([at])
+    assert "--folder /mnt/Share/isthmus" in refused.value.hint
+    egress.allow_typed(at)
+    assert await egress.objection(at) == ""
+    assert shown(egress.rows[0].at) == "/mnt/Share/isthmus"
+    for path in ("share", "", "/mnt/../etc"):
+        with pytest.raises(OperatorError, match="whole path"):
+            folder(path)
 
 
 async def test_what_is_forbidden_again_is_off(egress: Egress) -> None:

@@ -9,16 +9,18 @@ import pytest
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.signalling.memory import MemorySignalling
+from isthmus.cloudio.providers import blobstore_provider
 from isthmus.cloudio.stream import Cloud
 from isthmus.contract.notices import NO_SESSION, NoticeKind, pack
 from isthmus.contract.rest import BlobUrlRequest, BlobUrls, Network, ProviderEntry, ProviderLoan, SiteEntry
 from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.names import HostPort
+from isthmus.ports.provider import Way
 from isthmus.ports.signalling import SignallingTraits
 from isthmus.router.providers import pair as pair_module
 from isthmus.router.providers import pairs as pairs_module
-from isthmus.router.providers.egress import Egress
+from isthmus.router.providers.egress import Egress, folder
 from isthmus.router.providers.keys import KeyFiles, Lending, OwnKeys
 from isthmus.router.providers.pairs import CloudPairs
 from isthmus.router.providers.usage import Meters
@@ -214,6 +216,22 @@ async def test_a_pair_whose_provider_is_not_installed_says_so(scene: Scene, monk
     scene.listed(ProviderEntry(name="odd", signalling="bridge:", blobstore="gopher://hole/x", priority=1))
     await until(lambda: scene.state("odd")[0] == "off")
     assert "no provider" in scene.state("odd")[1]
+
+
+async def test_a_pair_that_connects_to_nothing_is_a_folder_that_somebody_here_must_have_typed(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    share = tmp_path / "share"
+    share.mkdir()
+    scene.listed(ProviderEntry(name="nfs", signalling="bridge:", blobstore=f"file://{share}", priority=1))
+    await until(lambda: scene.state("nfs")[0] == "off")
+    assert f"{share} is not in the egress list" in scene.state("nfs")[1]
+    assert list(share.iterdir()) == []
+    await blobstore_provider(f"file://{share}").set_up(f"file://{share}", {}, Way(), keep_days=30)
+    scene.egress.allow_typed(folder(str(share)))
+    scene.pairs.look_again()
+    await until(lambda: "nfs" in scene.pairs.usable)
 
 
 async def test_a_billed_service_is_listened_to_only_while_a_session_holds_it(

@@ -1,4 +1,4 @@
-"""How the Bridge itself gets to a provider: through this machine's proxy, if it has one for that host."""
+"""How this machine gets to a provider: through its proxy, if it has one for that host."""
 
 from collections.abc import Iterable
 from pathlib import Path
