@@ -101,7 +101,12 @@ class _Http(asyncio.Protocol):
             raise ConnectionResetError("closed by the Bridge")
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.writelines(parts)
-        return await self._answer
+        try:
+            return await self._answer
+        except asyncio.CancelledError:
+            if self.transport is not None:
+                self.transport.abort()  # its answer may still come, and would be taken for the next one's
+            raise
 
     def data_received(self, data: bytes) -> None:
         if not self._status:
@@ -117,7 +122,7 @@ class _Http(asyncio.Protocol):
                 self.transport.pause_reading()
         self._parts.append(data)
         self._left -= len(data)
-        if self._left <= 0 and self._answer is not None:
+        if self._left <= 0 and self._answer is not None and not self._answer.done():
             status, self._status = self._status, 0
             self._answer.set_result((status, b"".join(self._parts)))
 
