@@ -84,7 +84,7 @@ def test_the_library_of_every_provider_is_in_it(container: Container) -> None:
         if entry.value.startswith("isthmus.")
     }
     assert modules
-    _python(container, "import asyncpg, obstore, nats, nkeys, azure.storage.blob.aio, azure.storage.queue.aio")
+    _python(container, "import asyncpg, obstore, azure.storage.blob.aio, azure.storage.queue.aio")
     _python(container, f"import {', '.join(sorted(modules))}")
     code = f"from botocore.session import get_session as s; [s().create_client(n, 'eu-west-1') for n in {_SERVICES}]"
     _python(container, code)

@@ -50,6 +50,15 @@ class Signalling(Protocol):
 
 
 @runtime_checkable
+class LookingSignalling(Signalling, Protocol):
+    """A service that tells nobody what came: its listeners look, and seldom while nothing seems to be to come."""
+
+    def expect(self) -> None:
+        """Something is to come soon that nothing published here asked for: look often again."""
+        ...
+
+
+@runtime_checkable
 class PromptSignalling(Signalling, Protocol):
     """A service that can take and give notices without a turn of the event loop in between.
 

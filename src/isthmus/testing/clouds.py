@@ -76,11 +76,13 @@ class SharedSignalling(_Shared):
 
     def __init__(self) -> None:
         self.services: dict[str, MemorySignalling] = {}
+        self.handles: list[SharedHandle] = []
 
     def open(self, url: str, surroundings: Surroundings) -> Signalling:
         """Return a handle on the service of this URL."""
         del surroundings
-        return _Heard(self.services.setdefault(url, MemorySignalling()))
+        self.handles.append(SharedHandle(self.services.setdefault(url, MemorySignalling())))
+        return self.handles[-1]
 
 
 class _Kept(LimitedBlobstore):
@@ -93,11 +95,16 @@ class _Kept(LimitedBlobstore):
         """Let go of nothing."""
 
 
-class _Heard(LimitedSignalling):
-    """A handle whose closing leaves the service to the others."""
+class SharedHandle(LimitedSignalling):
+    """A handle whose closing leaves the service to the others. Counts how often something was expected."""
 
     def __init__(self, inner: Signalling) -> None:
         super().__init__(inner, at_once=1000)
+        self.expected = 0
+
+    def expect(self) -> None:
+        """Count that something is to come."""
+        self.expected += 1
 
     async def close(self) -> None:
         """Let go of nothing."""

@@ -13,7 +13,7 @@ from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.parts import Parts
 from isthmus.contract.documents import DocumentKind, GrantedDevice, SignedDocument, Statement
 from isthmus.contract.notices import NoticeKind, pack, pack_fields
-from isthmus.contract.rest import SessionRequest, SiteEntry
+from isthmus.contract.rest import Network, SessionRequest, SiteEntry
 from isthmus.envelope.documents import sign_document
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.offers import OfferDraft, make_offer
@@ -42,10 +42,10 @@ class MaliciousBridge:
         self.filter: Filter = _all_of_it
         self.delivered: list[Delivered] = []
         self.asked: list[SessionRequest] = []
-        self._entries = parts.directory.entries
+        self._write = parts.roll.write
         self._deliver = parts.hub._deliver  # noqa: SLF001 - this Bridge is the attacker's
         self._open = parts.sessions.open
-        self._put(parts.directory, "entries", self._show)
+        self._put(parts.roll, "write", self._show)
         self._put(parts.hub, "_deliver", self._pass_on)
         self._put(parts.sessions, "open", self._note_request)
 
@@ -68,10 +68,10 @@ class MaliciousBridge:
     def _put(where: object, name: str, what: object) -> None:
         setattr(where, name, what)
 
-    def _show(
-        self, asking: Account, online: Iterable[RouterId], usable_by: Callable[[RouterId], list[str]]
-    ) -> list[SiteEntry]:
-        return [self.lie(entry) for entry in self._entries(asking, online, usable_by)]
+    def _show(self, asking: Account, network: Network) -> bytes:
+        shown = Network.model_validate_json(self._write(asking, network))
+        lies = [self.lie(entry) for entry in shown.sites]
+        return shown.model_copy(update={"sites": lies}).model_dump_json().encode()
 
     def _pass_on(self, to: bytes, notice: bytes | memoryview) -> None:
         for passed in self.filter(to.decode(), bytes(notice)):

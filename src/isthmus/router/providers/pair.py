@@ -60,12 +60,20 @@ class PairState(Enum):
     FAILS = "fails"
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The services of a pair: `cloud` as live sessions use them, and its blobstore for what is queued."""
+    """The services of a pair: `cloud` as live sessions use them, and its blobstore for what is queued.
+
+    `expect` tells a service that has to be looked into that something is to come.
+    """
 
     cloud: Cloud
     queued: Blobstore
+    expect: Callable[[], None] = _nothing
 
 
 class CloudPair:
@@ -158,6 +166,8 @@ class RemotePair(CloudPair):
         """While this is held, it is listened to, even if that is billed."""
         self._holders += 1
         self._held.set()
+        if self._opened is not None:
+            self._opened.expect()  # the answer to an offer, which went another way
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.pacing import Pacing, Urgency
 from isthmus.ports.provider import Provider, Surroundings
+from isthmus.ports.signalling import LookingSignalling
 from isthmus.router.providers.egress import Egress, folder, shown
 from isthmus.router.providers.keys import KeyFiles, Lending, LendingBridge, OwnKeys, Side
 from isthmus.router.providers.pair import CloudPair, Opened, RemotePair
@@ -210,17 +211,19 @@ class CloudPairs:
             return Surroundings(keys, way_to(provider.hosts(url), self._ca), self._meters.of(entry.name))
 
         signalling, blobstore, queued = built_in.signalling, built_in.blobstore, built_in.blobstore
+        expect: Callable[[], None] = _nothing
         if not is_built_in(entry.signalling):
             carrier = signalling_provider(entry.signalling)
             opened = carrier.open(entry.signalling, surroundings("signalling", carrier, entry.signalling))
             signalling = watched_signalling(paced_signalling(opened, self._up), watcher)
+            expect = opened.expect if isinstance(opened, LookingSignalling) else _nothing
         if not is_built_in(entry.blobstore):
             keeper = blobstore_provider(entry.blobstore)
             store = keeper.open(entry.blobstore, surroundings("blobstore", keeper, entry.blobstore))
             watched = TracedBlobstore(store, watcher)
             blobstore = PacedBlobstore(watched, self._up, self._down, Urgency.LIVE)
             queued = PacedBlobstore(watched, self._up, self._down, Urgency.QUEUED)
-        return Opened(Cloud(signalling, blobstore), queued)
+        return Opened(Cloud(signalling, blobstore), queued, expect)
 
     def _tell(self) -> None:
         self._changed()

@@ -254,6 +254,16 @@ def _listeners(service: Any) -> int:
     return sum(box.listeners for box in service._mailboxes.values())
 
 
+async def test_a_service_that_has_to_be_looked_into_is_told_when_something_is_to_come(scene: Scene) -> None:
+    scene.egress.allow_typed(AT)
+    scene.listed(entry("one"))
+    await until(lambda: "one" in scene.pairs.usable)
+    (handle,) = scene.services.handles
+    before = handle.expected
+    with scene.pairs.named("one").held():
+        assert handle.expected == before + 1
+
+
 async def test_keys_are_lent_once_and_renewed_before_they_end() -> None:
     lender, clock = Lender(), SystemClock()
     lending = Lending(lender, "one", clock)
