@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from isthmus.bridge.providers.findings import Finding, Level
+from isthmus.kit.findings import Finding, Level
 from isthmus.kit.names import HostPort
 from isthmus.kit.reasons import in_words
 from isthmus.ports.provider import Way

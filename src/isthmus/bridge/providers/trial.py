@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Final
 
 from isthmus.bridge.providers.checks import NoMeter, remote, said_of
-from isthmus.bridge.providers.findings import Finding, Level
 from isthmus.bridge.providers.lending import Lender, provider_of
 from isthmus.bridge.providers.reach import look
 from isthmus.bridge.providers.service import Pair, Service
@@ -17,6 +16,7 @@ from isthmus.cloudio.providers import blobstore_provider, is_built_in, signallin
 from isthmus.contract.rest import BlobUrlRequest
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import BlobExists, BlobMissing, OperatorError, Problem, ProviderTrouble, Retry
+from isthmus.kit.findings import Finding, Level
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore

@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives import hashes
 from pydantic import ValidationError
 
 from isthmus.contract.rest import API, MAX_CLOCK_SKEW, BridgeIdentity
+from isthmus.kit.findings import Finding, Level
 from isthmus.router.control import obstacles
 from isthmus.router.control.way import (
-    Finding,
-    Level,
     ProxyRefused,
     Way,
     as_rows,

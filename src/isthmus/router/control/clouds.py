@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from isthmus.errors import OperatorError
-from isthmus.router.control.way import Finding, Level, ProxyRefused, Way
+from isthmus.kit.findings import Finding, Level
+from isthmus.router.control.way import ProxyRefused, Way
 
 _WHAT: Final = "clouds"
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from isthmus.contract.rest import API
-from isthmus.router.control.way import Answer, Finding, Level, Way, ask, http_over, request
+from isthmus.kit.findings import Finding, Level
+from isthmus.router.control.way import Answer, Way, ask, http_over, request
 
 _UPGRADE_SECONDS: Final = 6.0
 _PAUSE_SECONDS: Final = 1.0

@@ -13,34 +13,16 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from isthmus.errors import OperatorError
+from isthmus.kit.findings import Finding
 from isthmus.kit.names import HostPort
 
 SECONDS: Final = 10.0
 _MOST_BYTES: Final = 1024 * 1024
 _MOST_HEAD: Final = 65536
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: what was found, and what to do about it (nothing, if it is well)."""
-
-    level: Level
-    what: str
-    found: str
-    advice: str = ""
 
 
 class ProxyRefused(ConnectionError):

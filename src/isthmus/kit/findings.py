@@ -1,4 +1,4 @@
-"""What was found when a pair was tried."""
+"""What is found when something is looked at for an operator."""
 
 from dataclasses import dataclass
 from enum import StrEnum
