@@ -1,6 +1,8 @@
 """Real devices over whole pairs of real services: live and queued; and what the services hold of it tells nothing."""
 
+import gc
 import secrets
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +21,10 @@ from tests.interop.queued import all_are, nothing_left, queue_for, sites, stores
 from tests.interop.sites import CT, MR, caller, publish
 from tests.loopback.live.test_canaries import NAME, PATIENT_ID, STUDY_UID, hits
 
+from isthmus.adapters.signalling.azure.service import AzureQueueSignalling
+from isthmus.router.live.opening import HEARD_SECONDS
+from isthmus.testing.devices import Archive, calling, listening
+from isthmus.testing.dicom import CT_CONTEXT
 from isthmus.testing.network import Network, until
 
 pytestmark = pytest.mark.interop
@@ -141,6 +147,26 @@ async def test_what_a_store_holds_for_a_site_that_is_away_tells_nothing_and_is_g
 
 async def _nothing(clouds: Clouds) -> bool:
     return not await clouds.held()
+
+
+@pytest.mark.parametrize("clouds", [("azure queue", "azure blob")], indirect=True, ids=" and ".join)
+async def test_an_association_after_a_pause_finds_its_listener_awake(clouds: Clouds, tmp_path: Path) -> None:
+    """The offer goes through the Bridge: nothing that was put into a queue has the caller's Router look there."""
+    async with listening(Archive()) as pacs, Network.running(tmp_path) as network:
+        await network.pair(pacs)
+        await use_pair(network, "cloud", clouds)
+        await until(_look_seldom)
+        async with calling(network.sites["north"].port) as wire:
+            assert (await wire.associate("PACS", "WS", contexts=(CT_CONTEXT,)))[0] == 2  # A-ASSOCIATE-AC
+            await wire.release()
+        await network.quiet()
+
+
+def _look_seldom() -> bool:
+    """Return whether every listener at a queue leaves it alone for longer than a caller waits."""
+    services = [thing for thing in gc.get_objects() if type(thing) is AzureQueueSignalling]
+    rhythms = [rhythm for service in services for rhythm in service._listeners.values()]
+    return bool(rhythms) and all(rhythm.next_look() - time.monotonic() > HEARD_SECONDS for rhythm in rhythms)
 
 
 MOST_QUEUED_REQUESTS = 600
