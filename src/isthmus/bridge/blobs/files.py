@@ -26,15 +26,18 @@ class GrowingBlob:
     Attributes:
         size: of the body, as it was announced.
         kept: whether it is whole and has its name.
+        written: bytes of the body that are in the file.
+        unwanted: whether it was deleted before it was whole.
     """
 
     def __init__(self, path: Path, header: bytes, size: int) -> None:
         self.size = size
         self.kept = False
+        self.written = 0
+        self.unwanted = False
         self._path = path
         self._header = header
         self._handle: int | None = None
-        self._written = 0
         self._ended = False
         self._readers = 0
         self._waiting: set[asyncio.Future[None]] = set()
@@ -50,16 +53,15 @@ class GrowingBlob:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             platform.write_at(self._handle, self._header, 0)
         for part in parts:
-            platform.write_at(self._handle, part, len(self._header) + self._written)
-            self._written += len(part)
+            platform.write_at(self._handle, part, len(self._header) + self.written)
+            self.written += len(part)
 
-    def keep(self, parts: Sequence[bytes], path: Path) -> int:
-        """Write the last parts and give the file its name; return the body's length. Raises FileExistsError."""
+    def keep(self, parts: Sequence[bytes], path: Path) -> None:
+        """Write the last parts and give the file its name. Raises FileExistsError."""
         self.add(parts)
         os.link(self._path, path)
         self._path.unlink()
         self.kept = True
-        return self._written
 
     def drop(self) -> None:
         """Delete what will not become whole."""
@@ -84,7 +86,7 @@ class GrowingBlob:
         at = 0
         try:
             while at < self.size or not self._ended:
-                ready = self._written if self._ended else min(self._written, self.size - 1)
+                ready = self.written if self._ended else min(self.written, self.size - 1)
                 if ready > at and self._handle is not None:
                     start, size = len(self._header) + at, min(ready - at, _PIECE_BYTES)
                     piece = await asyncio.to_thread(os.pread, self._handle, size, start)

@@ -53,13 +53,6 @@ class SharedBlobStore(BlobStore):
         await self._index_found(name)
         return await super().read(name)
 
-    async def delete(self, *names: str) -> None:
-        """Forget blobs, those that there are, and tell the others."""
-        self._unindex(names)
-        await asyncio.to_thread(unlink, [self._path(name) for name in names])
-        if names and self.on_deleted is not None:
-            self.on_deleted(names)
-
     async def sweep(self) -> int:
         """Look what is there, and delete what everybody forgot; return how much."""
         found = {entry.name: entry for entry in await asyncio.to_thread(self._scan)}
@@ -78,9 +71,17 @@ class SharedBlobStore(BlobStore):
 
     def deleted_elsewhere(self, names: Sequence[str]) -> None:
         """Take that another Bridge has deleted blobs."""
+        self._forsake(names)
         self._unindex(names)
 
     # inside
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        """Delete blobs, and tell the others."""
+        self._unindex(names)
+        await asyncio.to_thread(unlink, [self._path(name) for name in names])
+        if names and self.on_deleted is not None:
+            self.on_deleted(names)
 
     def _mark(self) -> str:
         path = make_private_folder(self._folder) / _MARK

@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -64,7 +64,7 @@ class BlobStore:
         self._live, self._queued = live, queued
         self._entries: dict[str, Entry] = {}
         self._usage: defaultdict[tuple[str, bool], _Usage] = defaultdict(_Usage)
-        self._growing: dict[str, GrowingBlob] = {}
+        self._growing: defaultdict[str, list[GrowingBlob]] = defaultdict(list)
         self._awaited: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     @property
@@ -91,19 +91,24 @@ class BlobStore:
             raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
         usage.size += size  # reserved, so that puts in flight cannot overrun it
         growing = GrowingBlob(self._folder / f"new.{secrets.token_hex(8)}", make_header(name, site, digest), size)
-        self._begin(name, growing)
+        self._growing[name].append(growing)
+        self._arrived(name)
         try:
-            written = await self._write(growing, name, body)
-            self._index(Entry(name, site, written, self._clock.now(), digest))
+            await self._write(growing, name, body)
         except FileExistsError:
             await self._index_found(name)
             return await self._same_again(name, _nothing(), digest)
         finally:
             usage.size -= size
-            if not growing.kept:
-                await asyncio.to_thread(growing.drop)
-            if self._growing.get(name) is growing:
+            self._growing[name].remove(growing)
+            if not self._growing[name]:
                 del self._growing[name]
+            if growing.kept:  # also if this was cancelled meanwhile
+                self._index(Entry(name, site, growing.written, self._clock.now(), digest))
+            else:
+                await asyncio.to_thread(growing.drop)
+            if growing.unwanted:
+                await self._remove([name])
             growing.end()
         return True
 
@@ -122,7 +127,8 @@ class BlobStore:
             except FileNotFoundError as error:
                 raise BlobMissing(name) from error
             return entry.size, _just(body)
-        if wait and (growing := self._growing.get(name)) is not None:
+        if wait and name in self._growing:
+            growing = self._growing[name][0]
             return growing.size, growing.follow()
         raise BlobMissing(name)
 
@@ -132,10 +138,9 @@ class BlobStore:
         return entry is not None and entry.digest == digest
 
     async def delete(self, *names: str) -> None:
-        """Forget blobs, those that there are."""
-        paths = [self._path(entry.name) for entry in self._unindex(names)]
-        if paths:
-            await asyncio.to_thread(unlink, paths)
+        """Forget blobs, those that there are, and those that are being put: they go as soon as they are whole."""
+        self._forsake(names)
+        await self._remove(names)
 
     def list_of(self, site: str, prefix: str, after: str, limit: int) -> list[Entry]:
         """Return blobs that a site wrote, by name: those that start with `prefix` and come after `after`."""
@@ -163,10 +168,16 @@ class BlobStore:
         # hashed, since some file systems take two names that differ in case for one
         return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.blob"
 
-    def _begin(self, name: str, growing: GrowingBlob) -> None:
-        """Have a blob found that is about to come in: the first, if it is put twice at once."""
-        self._growing.setdefault(name, growing)
-        self._arrived(name)
+    async def _remove(self, names: Sequence[str]) -> None:
+        paths = [self._path(entry.name) for entry in self._unindex(names)]
+        if paths:
+            await asyncio.to_thread(unlink, paths)
+
+    def _forsake(self, names: Iterable[str]) -> None:
+        """See to it that what is still being put does not stay."""
+        for name in names:
+            for growing in self._growing.get(name, ()):
+                growing.unwanted = True
 
     def _arrived(self, name: str) -> None:
         """Wake those who wait for a blob: it is there, or about to come in."""
@@ -188,21 +199,20 @@ class BlobStore:
             if not self._awaited[name]:
                 del self._awaited[name]
 
-    async def _write(self, growing: GrowingBlob, name: str, body: AsyncIterator[bytes]) -> int:
-        """Write a body and give it its name; return its length. Raises FileExistsError."""
+    async def _write(self, growing: GrowingBlob, name: str, body: AsyncIterator[bytes]) -> None:
+        """Write a body and give it its name. Raises FileExistsError."""
         parts: list[bytes] = []
-        held = written = 0
+        held = 0
         async for chunk in body:
             parts.append(chunk)
             held += len(chunk)
-            written += len(chunk)
-            if written > growing.size:
+            if growing.written + held > growing.size:
                 raise Problem(400, "Longer than announced")
             if held >= (_HANDED_BYTES if growing.is_followed else _BATCH_BYTES):
                 await _to_its_end(growing.add, parts)
                 growing.grew()
                 parts, held = [], 0
-        return await _to_its_end(growing.keep, parts, self._path(name))
+        await _to_its_end(growing.keep, parts, self._path(name))
 
     async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
         async for _ in body:

@@ -1,0 +1,121 @@
+"""What is deleted is gone, also if it is still being put at that moment."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isthmus.bridge.blobs.files import GrowingBlob
+from isthmus.bridge.blobs.shared import SharedBlobStore
+from isthmus.bridge.blobs.store import Allowance, BlobStore
+from isthmus.errors import BlobMissing
+from isthmus.kit.tasks import Tasks
+from isthmus.testing.clock import FakeClock
+
+BODY = b"sealed" * 1000
+DIGEST = hashlib.sha256(BODY).digest()
+ROOM = Allowance(10**9, 1e6)
+
+
+class LastBytes:
+    """Holds each put back in its thread, when its blob has its name and nobody on the loop knows yet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, puts: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._left = puts
+        self._let = threading.Event()
+        self.reached = asyncio.Event()
+        keep = GrowingBlob.keep
+
+        def kept(*arguments: Any) -> None:
+            try:
+                keep(*arguments)
+            finally:
+                self._loop.call_soon_threadsafe(self._reach)
+                self._let.wait(20)
+
+        monkeypatch.setattr(GrowingBlob, "keep", kept)
+
+    def _reach(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.reached.set()
+
+    def let_go(self) -> None:
+        self._let.set()
+
+
+@pytest.fixture(params=[BlobStore, SharedBlobStore])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    made: BlobStore = request.param(tmp_path / "blobs", FakeClock(), live=ROOM, queued=ROOM)
+    await made.open()
+    return made
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    made = Tasks("test")
+    yield made
+    await made.close()
+
+
+async def put(store: BlobStore) -> bool:
+    async def whole() -> AsyncIterator[bytes]:
+        yield BODY
+
+    return await store.put("north", "live/name", whole(), len(BODY), DIGEST)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix == ".blob"]
+
+
+async def is_gone(store: BlobStore, folder: Path) -> bool:
+    with pytest.raises(BlobMissing):
+        await store.read("live/name")
+    return store.used == 0 and not files(folder)
+
+
+@pytest.mark.parametrize("puts", [1, 2])
+async def test_a_blob_that_is_deleted_while_it_is_put_does_not_stay(
+    store: BlobStore, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, puts: int
+) -> None:
+    last = LastBytes(monkeypatch, puts)
+    putting = [tasks.spawn(put(store), name="put", awaited=True) for _ in range(puts)]
+    await last.reached.wait()
+    await store.delete("live/name")
+    last.let_go()
+    await asyncio.wait(putting)
+    assert await is_gone(store, tmp_path / "blobs")
+
+
+async def test_a_blob_whose_put_was_cancelled_too_late_is_counted_and_can_be_deleted(
+    store: BlobStore, tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = LastBytes(monkeypatch, 1)
+    putting = tasks.spawn(put(store), name="put")
+    await last.reached.wait()
+    putting.cancel()
+    last.let_go()
+    await asyncio.wait([putting])
+    assert store.used == len(BODY)
+    await store.delete("live/name")
+    assert await is_gone(store, tmp_path / "blobs")
+
+
+async def test_a_name_that_was_deleted_while_it_was_put_is_free(
+    store: BlobStore, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = LastBytes(monkeypatch, 1)
+    putting = tasks.spawn(put(store), name="put")
+    await last.reached.wait()
+    await store.delete("live/name")
+    last.let_go()
+    await asyncio.wait([putting])
+    assert await put(store)
+    size, _ = await store.read("live/name")
+    assert size == len(BODY)
