@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from isthmus.cloudio.providers import blobstore_provider
-from isthmus.ports.provider import Surroundings, Way
-from isthmus.router.providers.keys import OwnKeys
-from isthmus.router.providers.usage import PairMeter
+from isthmus.ports.provider import GivenKeys, Loan, Surroundings, Unmetered, Way
 from isthmus.testing.network import Network, Site, until
 
 _BLOBSTORE = "blobstore."
@@ -24,7 +22,9 @@ class Clouds:
     async def held(self) -> dict[str, bytes]:
         """Return all that the blobstore holds, as its operator sees it."""
         own = {name.removeprefix(_BLOBSTORE): key for name, key in self.keys.items() if name.startswith(_BLOBSTORE)}
-        store = blobstore_provider(self.blobstore).open(self.blobstore, Surroundings(OwnKeys(own), Way(), PairMeter()))
+        store = blobstore_provider(self.blobstore).open(
+            self.blobstore, Surroundings(GivenKeys(Loan(own)), Way(), Unmetered())
+        )
         try:
             return {blob.name: await store.get(blob.name) async for blob in store.list("")}
         finally:

@@ -16,9 +16,8 @@ from tests.backends.servers.azurite import azurite as azurite
 from isthmus.adapters.signalling.azure import PROVIDER
 from isthmus.adapters.signalling.azure.place import Place
 from isthmus.adapters.signalling.azure.provider import AzureQueueProvider
-from isthmus.adapters.signalling.keys import KeysAtHand
 from isthmus.errors import ProviderTrouble, Retry
-from isthmus.ports.provider import Loan, Surroundings, Way
+from isthmus.ports.provider import GivenKeys, Loan, Surroundings, Way
 from isthmus.ports.signalling import Signalling
 from isthmus.testing.signalling_suite import SignallingSuite
 
@@ -63,7 +62,7 @@ def counts() -> Counts:
 
 
 def opened(url: str, counts: Counts, loan: Loan = Loan(OPERATOR)) -> Signalling:  # noqa: B008 - frozen
-    return PROVIDER.open(url, Surroundings(KeysAtHand(loan), Way(), counts))
+    return PROVIDER.open(url, Surroundings(GivenKeys(loan), Way(), counts))
 
 
 class TestAzureQueue(SignallingSuite):

@@ -20,7 +20,6 @@ from tests.backends.servers.moto import MotoServer
 from tests.backends.servers.moto import moto as moto
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
-from isthmus.adapters.signalling.keys import KeysAtHand
 from isthmus.bridge.tls import make_certificate
 from isthmus.cloudio.options import MIB
 from isthmus.cloudio.pool import Pool
@@ -30,7 +29,7 @@ from isthmus.envelope.keys import SessionKeys
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.tasks import Tasks
-from isthmus.ports.provider import Loan, Surroundings, Way
+from isthmus.ports.provider import GivenKeys, Loan, Surroundings, Way
 from isthmus.ports.signalling import Signalling
 from isthmus.testing.recorder import Recorder
 
@@ -53,7 +52,7 @@ class Place:
         provider = signalling_provider(url)
         for mailbox in (ONE, TWO):
             await provider.lend(url, self.operator, mailbox, way)
-        return provider.open(url, Surroundings(KeysAtHand(Loan(self.fields)), way, counts))
+        return provider.open(url, Surroundings(GivenKeys(Loan(self.fields)), way, counts))
 
 
 @pytest.fixture(params=SERVICES)

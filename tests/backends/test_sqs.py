@@ -11,10 +11,9 @@ from tests.backends.servers.moto import MotoServer, StrictMoto
 from tests.backends.servers.moto import moto as moto
 from tests.backends.servers.moto import strict_moto as strict_moto
 
-from isthmus.adapters.signalling.keys import KeysAtHand
 from isthmus.adapters.signalling.sqs import PROVIDER
 from isthmus.errors import ProviderTrouble, Retry
-from isthmus.ports.provider import Loan, Surroundings, Way
+from isthmus.ports.provider import GivenKeys, Loan, Surroundings, Way
 from isthmus.ports.signalling import Signalling
 from isthmus.testing.signalling_suite import SignallingSuite
 
@@ -42,7 +41,7 @@ def counts() -> Counts:
 
 def opened(url: str, counts: Counts, fields: dict[str, str] | None = None) -> Signalling:
     loan = Loan(fields or {**OPERATOR, "account": ACCOUNT})
-    return PROVIDER.open(url, Surroundings(KeysAtHand(loan), Way(), counts))
+    return PROVIDER.open(url, Surroundings(GivenKeys(loan), Way(), counts))
 
 
 class TestSqs(SignallingSuite):

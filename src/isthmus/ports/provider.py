@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.names import HostPort
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.signalling import Signalling
@@ -48,12 +49,35 @@ class Keys(Protocol):
         ...
 
 
+class GivenKeys:
+    """Keys that are at hand, so that nobody has to be asked for them (`Keys`)."""
+
+    def __init__(self, loan: Loan) -> None:
+        self._loan = loan
+
+    async def loan(self) -> Loan:
+        """Return them."""
+        return self._loan
+
+    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
+        """Refuse: there is nobody to ask."""
+        del method, names
+        raise ProviderTrouble("these keys sign no URLs", retry=Retry.NEVER)
+
+
 class Meter(Protocol):
     """Counts what a provider's owner is billed for."""
 
     def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
         """Count one request: `put`, `get`, `delete`, `list`, `publish` or `receive`, with the bytes it carried."""
         ...
+
+
+class Unmetered:
+    """A meter for what is on nobody's bill (`Meter`)."""
+
+    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
+        """Do not count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from isthmus.adapters.blobstore.lent import Fixed
 from isthmus.ports.blobstore import Blobstore
-from isthmus.ports.provider import BlobstoreProvider, Keys, Loan, Surroundings, Way
+from isthmus.ports.provider import BlobstoreProvider, GivenKeys, Keys, Loan, Surroundings, Way
 
 
 @dataclass(slots=True)
@@ -48,5 +47,5 @@ def opened(
     counts: Counts | None = None,
 ) -> Blobstore:
     """Open a store."""
-    lender = Fixed(keys) if isinstance(keys, Mapping) else keys
+    lender = GivenKeys(Loan(keys)) if isinstance(keys, Mapping) else keys
     return provider.open(url, Surroundings(lender, way or Way(), counts or Counts()))

@@ -1,11 +1,11 @@
 """A store whose keys are lent: it is opened with them, and anew when there are others."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.ports.blobstore import BlobInfo, Blobstore, BlobstoreTraits
-from isthmus.ports.provider import Keys, Loan
+from isthmus.ports.provider import Keys
 
 PRESIGNED: Final = "presigned"
 """The field of a loan that says: ask the Bridge to sign each URL."""
@@ -56,29 +56,6 @@ class LentBlobstore:
             self._opened, self._fields = self._opener(loan.fields), loan.fields
             self._old.append(self._opened)
         return self._opened
-
-
-class Fixed:
-    """Keys that are at hand (`isthmus.ports.provider.Keys`)."""
-
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self._loan = Loan(fields)
-
-    async def loan(self) -> Loan:
-        """Return them."""
-        return self._loan
-
-    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
-        """Refuse: there is nobody to ask."""
-        del method, names
-        raise ProviderTrouble("these keys sign no URLs", retry=Retry.NEVER)
-
-
-class Uncounted:
-    """A meter for what costs nothing, such as a signature (`isthmus.ports.provider.Meter`)."""
-
-    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
-        """Do not count."""
 
 
 def demand(fields: Mapping[str, str], name: str, title: str) -> str:

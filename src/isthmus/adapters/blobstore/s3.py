@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-from isthmus.adapters.blobstore.lent import PRESIGNED, LentBlobstore, Uncounted, demand, not_installed
+from isthmus.adapters.blobstore.lent import PRESIGNED, LentBlobstore, demand, not_installed
 from isthmus.adapters.blobstore.place import Parts
 from isthmus.adapters.blobstore.signed import SignedBlobstore
 from isthmus.adapters.blobstore.trouble import Service
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.names import HostPort
 from isthmus.ports.blobstore import Blobstore, BlobstoreTraits
-from isthmus.ports.provider import LOAN_SECONDS, Loan, Meter, Secret, Surroundings, Way
+from isthmus.ports.provider import LOAN_SECONDS, Loan, Meter, Secret, Surroundings, Unmetered, Way
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
@@ -196,7 +196,7 @@ class S3Provider:
         """Return signed URLs, made with the operator's keys."""
         place = Place.parse(url)
         _installed()
-        return list(await _store(place, _own(secrets), Way(), Uncounted()).sign(method, names, seconds))
+        return list(await _store(place, _own(secrets), Way(), Unmetered()).sign(method, names, seconds))
 
     async def set_up(self, url: str, secrets: Mapping[str, str], way: Way, *, keep_days: int) -> list[str]:
         """Make the bucket if it lacks, and the rule that empties it."""

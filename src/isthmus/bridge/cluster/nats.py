@@ -2,17 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from isthmus.adapters.signalling.nats.service import NatsSignalling
 from isthmus.adapters.signalling.nats.way import Place
 from isthmus.bridge.cluster.bus import EVERYBODY, MAX_WAITING_BYTES, drop
-from isthmus.errors import OperatorError, ProviderTrouble, Retry
+from isthmus.errors import OperatorError, ProviderTrouble
 from isthmus.kit.tasks import Tasks
-from isthmus.ports.provider import Loan, Way
+from isthmus.ports.provider import GivenKeys, Loan, Unmetered, Way
 
 _PREFIX: Final = "isthmus-bridges"
 _ANYBODY: Final = "isthmus-bridge"
@@ -29,7 +28,7 @@ class NatsBus:
     def __init__(self, url: str) -> None:
         """Describe the way: nats://[USER:PASSWORD@]HOST:PORT, or a token in place of both. Raises OperatorError."""
         place, loan = _parse(url)
-        self._service = NatsSignalling(place, _Own(loan), Way(), _Unbilled())
+        self._service = NatsSignalling(place, GivenKeys(loan), Way(), Unmetered())
         self._tasks = Tasks("bus")
         self._name = b""
         self._take: Callable[[bytes], None] = drop
@@ -102,25 +101,6 @@ class NatsBus:
             return
         last = notice[_HEAD_BYTES:]
         self._take(last if before is None else b"".join((*before, last)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """Keys that the operator gave, for ever."""
-
-    fields: Loan = field(repr=False)
-
-    async def loan(self) -> Loan:
-        return self.fields
-
-    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
-        del method, names
-        raise ProviderTrouble("NATS signs no URLs", retry=Retry.NEVER)
-
-
-class _Unbilled:
-    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
-        """Nobody is billed for this."""
 
 
 def _parse(url: str) -> tuple[Place, Loan]:

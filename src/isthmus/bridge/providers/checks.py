@@ -13,7 +13,7 @@ from isthmus.cloudio.providers import is_built_in
 from isthmus.cloudio.way import way_to
 from isthmus.contract.rest import ProviderEntry
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
-from isthmus.ports.provider import Loan, Surroundings
+from isthmus.ports.provider import Loan, Surroundings, Unmetered
 
 _MOST_URL: Final = 1000
 _MOST_SECRET: Final = 16 * 1024
@@ -31,13 +31,6 @@ class NoKeys:
         """Sign nothing."""
         del method, names
         raise ProviderTrouble("nothing is signed here", retry=Retry.NEVER)
-
-
-class NoMeter:
-    """Counts nothing: what the Bridge itself asks is not on any site's bill."""
-
-    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
-        """Do not count."""
 
 
 def remote(pair: Pair) -> list[Service]:
@@ -122,7 +115,7 @@ async def check_installed(pair: Pair, service: Service) -> None:
     """Raise OperatorError if the library of a provider is not installed: opening it connects to nothing yet."""
     provider, url = provider_of(pair, service)
     with said_of(service):
-        opened = provider.open(url, Surroundings(NoKeys(), way_to(provider.hosts(url), None), NoMeter()))
+        opened = provider.open(url, Surroundings(NoKeys(), way_to(provider.hosts(url), None), Unmetered()))
     await opened.close()
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from typing import Final
 
-from isthmus.bridge.providers.checks import NoMeter, remote, said_of
+from isthmus.bridge.providers.checks import remote, said_of
 from isthmus.bridge.providers.lending import Lender, provider_of
 from isthmus.bridge.providers.reach import look
 from isthmus.bridge.providers.service import Pair, Service
@@ -20,7 +20,7 @@ from isthmus.kit.findings import Finding, Level
 from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
-from isthmus.ports.provider import Loan, Surroundings
+from isthmus.ports.provider import Loan, Surroundings, Unmetered
 from isthmus.ports.signalling import Signalling
 
 _STEP_SECONDS: Final = 40.0
@@ -168,7 +168,7 @@ class Trial:
 
     def _surroundings(self, service: Service) -> Surroundings:
         keys = _Lent(self._lender, self._pair, service, self._own)
-        return Surroundings(keys, self._lender.way(self._pair, service), NoMeter())
+        return Surroundings(keys, self._lender.way(self._pair, service), Unmetered())
 
 
 class _Lent:

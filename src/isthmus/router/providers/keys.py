@@ -86,22 +86,6 @@ class _LentKeys:
         return await self._lending.urls(method, names)
 
 
-class OwnKeys:
-    """Keys of this site's own, which do not end."""
-
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self._loan = Loan(dict(fields))
-
-    async def loan(self) -> Loan:
-        """Return the keys."""
-        return self._loan
-
-    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
-        """Nobody signs for a site that has keys."""
-        del method, names
-        raise ProviderTrouble("a site with keys of its own needs no signed URLs", retry=Retry.NEVER)
-
-
 class KeyFiles:
     """The files of a site's own keys, one for each pair; readable by the Router's user only."""
 

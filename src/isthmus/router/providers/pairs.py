@@ -18,10 +18,10 @@ from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.pacing import Pacing, Urgency
-from isthmus.ports.provider import Provider, Surroundings
+from isthmus.ports.provider import GivenKeys, Loan, Provider, Surroundings
 from isthmus.ports.signalling import LookingSignalling
 from isthmus.router.providers.egress import Egress, folder, shown
-from isthmus.router.providers.keys import KeyFiles, Lending, LendingBridge, OwnKeys, Side
+from isthmus.router.providers.keys import KeyFiles, Lending, LendingBridge, Side
 from isthmus.router.providers.pair import CloudPair, Opened, RemotePair
 from isthmus.router.providers.usage import Meters
 
@@ -207,7 +207,7 @@ class CloudPairs:
         built_in = self.built_in.cloud
 
         def surroundings(side: Side, provider: Provider, url: str) -> Surroundings:
-            keys = lending.keys(side) if own is None or not own[side] else OwnKeys(own[side])
+            keys = lending.keys(side) if own is None or not own[side] else GivenKeys(Loan(own[side]))
             return Surroundings(keys, way_to(provider.hosts(url), self._ca), self._meters.of(entry.name))
 
         signalling, blobstore, queued = built_in.signalling, built_in.blobstore, built_in.blobstore

@@ -16,12 +16,12 @@ from isthmus.contract.rest import BlobUrlRequest, BlobUrls, Network, ProviderEnt
 from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.names import HostPort
-from isthmus.ports.provider import Way
+from isthmus.ports.provider import GivenKeys, Way
 from isthmus.ports.signalling import SignallingTraits
 from isthmus.router.providers import pair as pair_module
 from isthmus.router.providers import pairs as pairs_module
 from isthmus.router.providers.egress import Egress, folder
-from isthmus.router.providers.keys import KeyFiles, Lending, OwnKeys
+from isthmus.router.providers.keys import KeyFiles, Lending
 from isthmus.router.providers.pairs import CloudPairs
 from isthmus.router.providers.usage import Meters
 from isthmus.router.routing.store import Store
@@ -296,7 +296,7 @@ async def test_keys_of_this_site_go_before_what_the_bridge_lends(scene: Scene) -
     scene.listed(entry("one"))
     await until(lambda: "one" in scene.pairs.usable)
     keys = scene.stores.opened[0].keys
-    assert isinstance(keys, OwnKeys)
+    assert isinstance(keys, GivenKeys)
     assert dict((await keys.loan()).fields) == {"key": "own"}
     assert scene.pairs.shown()[0]["own_keys"] is True
     with pytest.raises(ProviderTrouble):
@@ -304,7 +304,7 @@ async def test_keys_of_this_site_go_before_what_the_bridge_lends(scene: Scene) -
     assert scene.keys.clear("one")
     await scene.pairs.open_anew("one")
     await until(lambda: len(scene.stores.opened) == 2)
-    assert not isinstance(scene.stores.opened[1].keys, OwnKeys)
+    assert not isinstance(scene.stores.opened[1].keys, GivenKeys)
 
 
 def test_counts_only_grow_and_name_pair_and_kind() -> None:

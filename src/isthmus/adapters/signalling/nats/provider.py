@@ -10,7 +10,7 @@ from isthmus.adapters.signalling.nats.way import Place
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.names import HostPort
-from isthmus.ports.provider import LOAN_SECONDS, Loan, Secret, Surroundings, Way
+from isthmus.ports.provider import LOAN_SECONDS, GivenKeys, Loan, Secret, Surroundings, Unmetered, Way
 from isthmus.ports.signalling import Signalling
 
 _CHECK_SECONDS: Final = 15.0
@@ -107,7 +107,7 @@ class NatsProvider:
     async def _check(self, url: str, secrets: Mapping[str, str], way: Way) -> None:
         """Come in with keys as a Router has them. Raises ProviderTrouble."""
         loan = await self.lend(url, secrets, _CHECKED_MAILBOX, way)
-        service = NatsSignalling(Place.parse(url), _Lent(loan), way, _NoMeter())
+        service = NatsSignalling(Place.parse(url), GivenKeys(loan), way, Unmetered())
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
                 await service.publish(_CHECKED_MAILBOX, b"")
@@ -115,20 +115,3 @@ class NatsProvider:
             raise ProviderTrouble("no answer in time", retry=Retry.LATER) from error
         finally:
             await service.close()
-
-
-class _Lent:
-    def __init__(self, loan: Loan) -> None:
-        self._loan = loan
-
-    async def loan(self) -> Loan:
-        return self._loan
-
-    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
-        del method, names
-        raise ProviderTrouble("NATS signs no URLs", retry=Retry.NEVER)
-
-
-class _NoMeter:
-    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
-        """Nobody is billed for this."""
