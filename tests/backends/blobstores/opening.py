@@ -1,25 +1,11 @@
 """How the tests open stores: with keys at hand, with what the Bridge would lend, with URLs that it would sign."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from tests.backends.meter import Counts
 
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.provider import BlobstoreProvider, GivenKeys, Keys, Loan, Surroundings, Way
-
-
-@dataclass(slots=True)
-class Counts:
-    """A meter."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    up: int = 0
-    down: int = 0
-
-    def count(self, kind: str, *, up: int = 0, down: int = 0) -> None:
-        self.requests[kind] += 1
-        self.up += up
-        self.down += down
 
 
 class Signing:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from tests.backends.blobstores.opening import Counts, Signing, opened
+from tests.backends.blobstores.opening import Signing, opened
+from tests.backends.meter import Counts
 from tests.backends.servers.azurite import AzuriteServer
 from tests.backends.servers.ceph import OWNER, ROLE, STRANGER, CephServer
 from tests.backends.servers.gcs_double import GcsDouble

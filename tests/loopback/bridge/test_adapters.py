@@ -66,7 +66,7 @@ class InSession:
         await self._member.signalling.close()
 
 
-class TestSignalling(SignallingSuite):
+class BridgeSignallingSuite(SignallingSuite):
     """The publisher is one Router, and the three listeners are others, each in a session with it."""
 
     listeners: dict[str, InSession]
@@ -85,6 +85,10 @@ class TestSignalling(SignallingSuite):
 
     def listener(self, signalling: Signalling, at: str) -> Signalling:
         return self.listeners[at]
+
+
+class TestSignalling(BridgeSignallingSuite):
+    """By WebSocket."""
 
 
 async def test_a_router_listens_at_its_own_mailbox_only(bridge: BridgeUnderTest) -> None:

@@ -1,12 +1,11 @@
 """The built-in signalling service where no WebSocket gets through: the same suite, and what is its own."""
 
 import hashlib
-import secrets
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.loopback.bridge.test_adapters import InSession
+from tests.loopback.bridge.test_adapters import BridgeSignallingSuite
 
 from isthmus.adapters.bridge_http import BridgeConnection, RefusedOnTheWay
 from isthmus.adapters.signalling import polling
@@ -14,10 +13,8 @@ from isthmus.contract.notices import NO_SESSION, PREFIX_BYTES, NoticeKind, pack
 from isthmus.contract.rest import BlobJoin
 from isthmus.errors import Problem, ProviderTrouble
 from isthmus.kit.names import HostPort
-from isthmus.ports.signalling import Signalling
 from isthmus.testing.bridge import BridgeUnderTest, running_bridge
 from isthmus.testing.network import until
-from isthmus.testing.signalling_suite import SignallingSuite
 
 
 @pytest.fixture(autouse=True)
@@ -28,25 +25,8 @@ def no_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BridgeConnection, "upgrade", refuse)
 
 
-class TestSignalling(SignallingSuite):
-    """The publisher is one Router, and the three listeners are others, each in a session with it."""
-
-    listeners: dict[str, InSession]
-
-    @pytest.fixture
-    async def signalling(self, bridge: BridgeUnderTest) -> Signalling:
-        publisher, *others = [await bridge.join(site) for site in ("publisher", "one", "two", "three")]
-        sessions = {other.mailbox: secrets.token_bytes(16) for other in others}
-        for other in others:
-            bridge.parts.hub.link(sessions[other.mailbox], publisher.identity.router_id, other.identity.router_id)
-        type(self).listeners = {other.mailbox: InSession(other, sessions) for other in others}
-        return InSession(publisher, sessions)
-
-    def mailbox(self, index: int) -> str:
-        return list(self.listeners)[index]
-
-    def listener(self, signalling: Signalling, at: str) -> Signalling:
-        return self.listeners[at]
+class TestSignalling(BridgeSignallingSuite):
+    """By long poll."""
 
 
 async def test_who_stops_is_gone_at_once_and_not_after_the_grace(bridge: BridgeUnderTest) -> None:

@@ -9,10 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-from isthmus.adapters.blobstore.lent import LentBlobstore, demand, not_installed
+from isthmus.adapters.blobstore.lent import LentBlobstore, demand, demand_obstore, not_installed
 from isthmus.adapters.blobstore.place import Parts
 from isthmus.adapters.blobstore.trouble import Service
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
@@ -103,10 +102,7 @@ class AzureProvider:
     def open(self, url: str, surroundings: Surroundings) -> Blobstore:
         """Return the container. Keys: `sas` as it is lent, or `account_key` for a site of its own."""
         place = Place.parse(url)
-        try:
-            import_module("obstore")
-        except ImportError as error:
-            raise not_installed("objectstores", _TITLE) from error
+        demand_obstore(_TITLE)
 
         def opener(fields: Mapping[str, str]) -> Blobstore:
             return _store(place, fields, surroundings.way, surroundings.meter)

@@ -4,11 +4,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from isthmus.adapters.blobstore.google import Google, ServiceAccount
-from isthmus.adapters.blobstore.lent import LentBlobstore, demand, not_installed
+from isthmus.adapters.blobstore.lent import LentBlobstore, demand, demand_obstore
 from isthmus.adapters.blobstore.place import Parts
 from isthmus.adapters.blobstore.trouble import Service
 from isthmus.errors import OperatorError
@@ -100,10 +99,7 @@ class GcsProvider:
     def open(self, url: str, surroundings: Surroundings) -> Blobstore:
         """Return the bucket. Keys: `token` as it is lent, or `service_account_key` of a site of its own."""
         place = Place.parse(url)
-        try:
-            import_module("obstore")
-        except ImportError as error:
-            raise not_installed("objectstores", _TITLE) from error
+        demand_obstore(_TITLE)
 
         def opener(fields: Mapping[str, str]) -> Blobstore:
             return _store(place, fields, surroundings.way, surroundings.meter)

@@ -1,6 +1,7 @@
 """A store whose keys are lent: it is opened with them, and anew when there are others."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from importlib import import_module
 from typing import Final
 
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
@@ -69,3 +70,11 @@ def demand(fields: Mapping[str, str], name: str, title: str) -> str:
 def not_installed(extra: str, title: str) -> OperatorError:
     """Return what a library means that is not installed."""
     return OperatorError(f"what {title} needs is not installed here", hint=f"pip install 'isthmus[{extra}]'")
+
+
+def demand_obstore(title: str) -> None:
+    """Raise OperatorError if the library of object stores is not installed."""
+    try:
+        import_module("obstore")
+    except ImportError as error:
+        raise not_installed("objectstores", title) from error

@@ -7,10 +7,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-from isthmus.adapters.blobstore.lent import PRESIGNED, LentBlobstore, demand, not_installed
+from isthmus.adapters.blobstore.lent import PRESIGNED, LentBlobstore, demand, demand_obstore, not_installed
 from isthmus.adapters.blobstore.place import Parts
 from isthmus.adapters.blobstore.signed import SignedBlobstore
 from isthmus.adapters.blobstore.trouble import Service
@@ -151,7 +150,7 @@ class S3Provider:
     def open(self, url: str, surroundings: Surroundings) -> Blobstore:
         """Return the bucket. Keys: access_key_id, secret_access_key, session_token if there is one; or presigned."""
         place = Place.parse(url)
-        _installed()
+        demand_obstore("S3")
         keys, way, meter = surroundings.keys, surroundings.way, surroundings.meter
 
         def opener(fields: Mapping[str, str]) -> Blobstore:
@@ -195,7 +194,7 @@ class S3Provider:
     ) -> list[str]:
         """Return signed URLs, made with the operator's keys."""
         place = Place.parse(url)
-        _installed()
+        demand_obstore("S3")
         return list(await _store(place, _own(secrets), Way(), Unmetered()).sign(method, names, seconds))
 
     async def set_up(self, url: str, secrets: Mapping[str, str], way: Way, *, keep_days: int) -> list[str]:
@@ -265,13 +264,6 @@ def _policy(place: Place) -> str:
         "Resource": f"{place.resource}/{place.prefix}*",
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [allow]}, separators=(",", ":"))
-
-
-def _installed() -> None:
-    try:
-        import_module("obstore")
-    except ImportError as error:
-        raise not_installed("objectstores", "S3") from error
 
 
 PROVIDER: Final = S3Provider()

@@ -2,9 +2,30 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
 
-from isthmus.errors import ProviderTrouble
+import structlog
+
+from isthmus.errors import ProviderTrouble, Retry
+from isthmus.kit import backoff
+from isthmus.kit.complaint import Complaint
+
+_log = structlog.get_logger()
+_FIRST_DELAY: Final = 0.2
+_MOST_DELAY: Final = 10.0
+T = TypeVar("T")
+
+
+class NoQueue(ProviderTrouble):
+    """There is no queue for this mailbox, or not yet."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "there is no queue for this mailbox",
+            retry=Retry.LATER,
+            hint="the Bridge makes it when it lends keys; see its log",
+        )
 
 
 class Inbox:
@@ -56,3 +77,28 @@ class Inbox:
             self._changed.clear()
             if not self._ended:
                 await self._changed.wait()
+
+
+async def looks(service: str, inbox: Inbox, look: Callable[[], Awaitable[T]], complaint: Complaint) -> AsyncIterator[T]:
+    """Yield what each look finds, for ever; the next one comes when the listener has caught up.
+
+    Trouble that passes is waited out, and logged under the name of the service; any other is the listener's, and the
+    end.
+    """
+    waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
+    while True:
+        await inbox.room()
+        try:
+            found = await look()
+        except ProviderTrouble as trouble:
+            if trouble.retry is Retry.NEVER or isinstance(trouble, NoQueue):
+                inbox.fail(trouble)
+                return
+            if complaint.is_news(str(trouble), asyncio.get_running_loop().time()):
+                _log.warning(f"{service} not heard", error=str(trouble), hint=trouble.hint)
+            await asyncio.sleep(next(waits))
+            continue
+        if complaint.over():
+            _log.info(f"{service} heard again")
+        waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
+        yield found

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, cast
 
+from isthmus.kit.buffers import with_room
 from isthmus.kit.reasons import in_words
 
 try:
@@ -216,15 +217,8 @@ class WebSocket(asyncio.BufferedProtocol):
             self.close(error.code, str(error))
 
     def _make_room(self, capacity: int) -> None:
-        left = self._end - self._start
-        if capacity > len(self._buffer):
-            grown = bytearray(capacity)
-            grown[:left] = memoryview(self._buffer)[self._start : self._end]
-            self._buffer = grown
-        elif self._start:
-            view = memoryview(self._buffer)
-            view[:left] = view[self._start : self._end]
-        self._start, self._end = 0, left
+        self._buffer = with_room(self._buffer, self._start, self._end, capacity)
+        self._start, self._end = 0, self._end - self._start
 
     def _take_frame(self) -> bool:
         buffer, start, available = self._buffer, self._start, self._end - self._start

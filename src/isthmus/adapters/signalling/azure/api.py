@@ -15,7 +15,8 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.queue import generate_account_sas, generate_queue_sas
 from azure.storage.queue.aio import QueueClient
 
-from isthmus.adapters.signalling.azure.place import NoQueue, Place
+from isthmus.adapters.signalling.azure.place import Place
+from isthmus.adapters.signalling.inbox import NoQueue
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.ports.provider import Way
 

@@ -20,17 +20,6 @@ _HTTPS_PORT: Final = 443
 _HASH_BYTES: Final = 20
 
 
-class NoQueue(ProviderTrouble):
-    """There is no queue for this mailbox, or not yet."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "there is no queue for this mailbox",
-            retry=Retry.LATER,
-            hint="the Bridge makes it when it lends keys; see its log",
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a URL says.

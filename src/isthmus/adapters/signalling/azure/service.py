@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import functools
 import importlib
 import importlib.util
 from collections.abc import AsyncIterator
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from isthmus.adapters.signalling.azure.place import NoQueue, Place
+from isthmus.adapters.signalling.azure.place import Place
 from isthmus.adapters.signalling.azure.rhythm import Rhythm
-from isthmus.adapters.signalling.inbox import Inbox
+from isthmus.adapters.signalling.inbox import Inbox, NoQueue, looks
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
-from isthmus.kit import backoff
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.complaint import Complaint
 from isthmus.kit.tasks import Tasks
@@ -34,8 +34,6 @@ _MOST_AT_ONCE: Final = 32
 _TRIES: Final = 2  # a single 503 is no trouble yet
 _AGAIN_SECONDS: Final = 0.1
 _INBOX_HIGH_BYTES: Final = 8 * 1024 * 1024
-_FIRST_DELAY: Final = 0.2
-_MOST_DELAY: Final = 10.0
 
 
 class AzureQueueSignalling:
@@ -119,27 +117,13 @@ class AzureQueueSignalling:
     # receiving
 
     async def _look_on(self, queue: str, inbox: Inbox) -> None:
-        rhythm, clock = self._listeners[inbox], self._clock
-        waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
-        while True:
-            await inbox.room()
-            try:
-                texts = await self._look_or_make(queue)
-            except ProviderTrouble as trouble:
-                if trouble.retry is Retry.NEVER or isinstance(trouble, NoQueue):
-                    inbox.fail(trouble)
-                    return
-                if self._complaint.is_news(str(trouble), clock.monotonic()):
-                    _log.warning("Azure queue not heard", error=str(trouble), hint=trouble.hint)
-                await asyncio.sleep(next(waits))
-                continue
-            if self._complaint.over():
-                _log.info("Azure queue heard again")
-            waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
+        rhythm = self._listeners[inbox]
+        look = functools.partial(self._look_or_make, queue)
+        async for texts in looks("Azure queue", inbox, look, self._complaint):
             for text in texts:
                 if (notice := _decoded(text)) is not None:
                     inbox.put(notice)
-            rhythm.looked(clock.monotonic(), found=bool(texts))
+            rhythm.looked(self._clock.monotonic(), found=bool(texts))
             if len(texts) < _MOST_AT_ONCE:
                 await self._rest(rhythm)
 

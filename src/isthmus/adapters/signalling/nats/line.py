@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from isthmus.adapters.signalling.nats.framing import WebSocketFraming
 from isthmus.adapters.signalling.websocket import Bytes
 from isthmus.errors import ProviderTrouble, RemoteMisuse, Retry
+from isthmus.kit.buffers import with_room
 from isthmus.kit.reasons import in_words
 
 PING_SECONDS: Final = 20.0  # a server that is gone is noticed after two of these; proxies forget a line after 60 s
@@ -294,15 +295,8 @@ class Line(asyncio.BufferedProtocol):
             self._start = self._end = 0
 
     def _make_room(self, capacity: int) -> None:
-        left = self._end - self._start
-        if capacity > len(self._buffer):
-            grown = bytearray(capacity)
-            grown[:left] = memoryview(self._buffer)[self._start : self._end]
-            self._buffer = grown
-        elif self._start:
-            view = memoryview(self._buffer)
-            view[:left] = view[self._start : self._end]
-        self._start, self._end = 0, left
+        self._buffer = with_room(self._buffer, self._start, self._end, capacity)
+        self._start, self._end = 0, self._end - self._start
 
     def _answer(self, framing: WebSocketFraming) -> None:
         if self._transport is not None:

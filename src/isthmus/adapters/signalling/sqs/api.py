@@ -20,7 +20,8 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # has no type
 )
 from botocore.loaders import create_loader  # type: ignore[import-untyped]  # has no types
 
-from isthmus.adapters.signalling.sqs.place import NoQueue, Place
+from isthmus.adapters.signalling.inbox import NoQueue
+from isthmus.adapters.signalling.sqs.place import Place
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.ports.provider import Keys, Loan, Way
 
@@ -135,7 +136,7 @@ class Caller:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         name = self._service.upper()
         if code in _NO_QUEUE:
-            return NoQueue("for this mailbox")
+            return NoQueue()
         if code in _EXPIRED:
             return ProviderTrouble(f"the keys for {name} have expired", retry=Retry.LATER)
         if code in _SKEWED:

@@ -15,15 +15,6 @@ _HTTPS_PORT: Final = 443
 _USUAL_REGION: Final = "us-east-1"
 
 
-class NoQueue(ProviderTrouble):
-    """There is no queue of that name, or not yet."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"there is no queue {name}", retry=Retry.LATER, hint="the Bridge makes it when it lends keys; see its log"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a URL says.

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import functools
 import importlib
 import importlib.util
 from collections import deque
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from isthmus.adapters.signalling.inbox import Inbox
-from isthmus.adapters.signalling.sqs.place import NoQueue, Place
+from isthmus.adapters.signalling.inbox import Inbox, NoQueue, looks
+from isthmus.adapters.signalling.sqs.place import Place
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
-from isthmus.kit import backoff
 from isthmus.kit.complaint import Complaint
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.provider import Keys, Loan, Meter, Way
@@ -44,8 +44,6 @@ _BATCHES_IN_FLIGHT: Final = 4  # to one queue
 _SEND_SECONDS: Final = 10.0
 _SEND_AGAIN: Final = (0.05, 0.1)  # s; a single 503 is no trouble yet
 _INBOX_HIGH_BYTES: Final = 8 * 1024 * 1024
-_FIRST_DELAY: Final = 0.2
-_MOST_DELAY: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
 
 
@@ -212,24 +210,10 @@ class SqsSignalling:
 
     async def _receive(self, at: str, inbox: Inbox) -> None:
         received = _Received()
-        waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
         clock = asyncio.get_running_loop().time
+        look = functools.partial(self._look_or_make, at)
         try:
-            while True:
-                await inbox.room()
-                try:
-                    messages = await self._look_or_make(at)
-                except ProviderTrouble as trouble:
-                    if trouble.retry is Retry.NEVER or isinstance(trouble, NoQueue):
-                        inbox.fail(trouble)
-                        return
-                    if self._complaint.is_news(str(trouble), clock()):
-                        _log.warning("SQS not heard", error=str(trouble), hint=trouble.hint)
-                    await asyncio.sleep(next(waits))
-                    continue
-                if self._complaint.over():
-                    _log.info("SQS heard again")
-                waits = backoff.delays(_FIRST_DELAY, _MOST_DELAY)
+            async for messages in looks("SQS", inbox, look, self._complaint):
                 for handle, notice in messages:
                     received.add(handle, clock())
                     if notice is not None:
