@@ -131,6 +131,7 @@ async def test_a_listener_that_does_not_take_its_notices_makes_the_others_wait_a
     one, other = await bridge.join("one"), await bridge.join("other")
     session_id = secrets.token_bytes(16)
     bridge.parts.hub.link(session_id, one.identity.router_id, other.identity.router_id)
+    await until(lambda: not bridge.parts.changes._told_soon)  # that there are new sites, which would come in between
     notices = other.signalling.listen(other.mailbox)
     notice, count = pack(NoticeKind.DATA, session_id, bytes(256 * 1024)), 160
     tasks = Tasks("test")
