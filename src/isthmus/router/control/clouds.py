@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from isthmus.errors import OperatorError
@@ -24,10 +25,19 @@ def cloud_findings(clouds: Mapping[str, Any]) -> Iterator[Finding]:
                     f"{pair['name']}: {host} is not in this site's egress list, so that pair is off",
                     f"isthmus egress allow {pair['name']}, if you agree",
                 )
+            elif PurePath(host).is_absolute():
+                yield _used(pair["name"], host, pair.get("reason", ""), pair.get("hint", ""))
             else:
                 yield _reached(pair["name"], host)
         if not hosts and pair.get("reason"):
             yield Finding(Level.WARN, _WHAT, f"{pair['name']}: {pair['reason']}", pair.get("hint", ""))
+
+
+def _used(name: str, folder: str, reason: str, hint: str) -> Finding:
+    """Return what the Router found out about a folder, which nothing but using it tells."""
+    if reason:
+        return Finding(Level.BAD, _WHAT, f"{name}: {folder} is not used: {reason}", hint)
+    return Finding(Level.OK, _WHAT, f"{name}: {folder} is used")
 
 
 def _reached(name: str, host: str) -> Finding:

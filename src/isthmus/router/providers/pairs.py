@@ -118,11 +118,6 @@ class CloudPairs:
         """What was asked of providers since the start."""
         return self._meters.report()
 
-    @property
-    def entries(self) -> list[ProviderEntry]:
-        """What the Bridge lists besides the built-in pair, best first."""
-        return sorted((pair.entry for pair, _ in self._remote.values()), key=lambda entry: entry.priority)
-
     def choose(self, far: str) -> CloudPair:
         """Return the best pair that works here and, by its own word, at another Router.
 
