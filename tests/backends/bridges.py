@@ -15,6 +15,7 @@ from isthmus.kit.tasks import Tasks
 from isthmus.testing.network import Network, NetworkOptions, Running, until
 
 STARTS_SECONDS = 40
+STOPS_SECONDS = 30
 _PIECE = 256 * 1024
 
 
@@ -82,6 +83,7 @@ class BridgeProcess:
     port: int = 0
     process: asyncio.subprocess.Process | None = None
     said: list[str] = field(default_factory=list)
+    _read_all: asyncio.Event = field(default_factory=asyncio.Event)
     _reading: Tasks = field(default_factory=lambda: Tasks("reading what a Bridge says"))
 
     async def start(self) -> None:
@@ -94,9 +96,12 @@ class BridgeProcess:
             env={name: value for name, value in os.environ.items() if not name.startswith("ISTHMUS_")},
         )  # fmt: skip
         assert self.process.stdout is not None
+        self._read_all.clear()
         self._reading.spawn(self._read(), name="reading")
         async with asyncio.timeout(STARTS_SECONDS):
             line = await self.process.stdout.readline()
+            if not line:
+                await self._read_all.wait()
         assert line.startswith(b"Bridge ready"), "\n".join(self.said)
         status = await self.control.control("status")
         self.port = int(status["listen"].rpartition(":")[2])
@@ -107,19 +112,27 @@ class BridgeProcess:
         return Running(self.data, asyncio.Event(), asyncio.get_running_loop().create_future())  # type: ignore[arg-type]  # never awaited
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it, and wait."""
+        """End it, and wait; one that does not end in time is killed, and fails the test."""
         if self.process is not None:
+            process, self.process = self.process, None
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(how)
-            await self.process.wait()
-            self.process = None
-        await self._reading.close()
+                process.send_signal(how)
+            try:
+                async with asyncio.timeout(STOPS_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+                raise AssertionError(f"a Bridge did not end by {how.name}; it said\n{''.join(self.said)}") from None
+            finally:
+                await self._reading.close()
 
     async def _read(self) -> None:
         assert self.process is not None
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self.said.append(line.decode())
+        self._read_all.set()
 
 
 class Bridges(Network):

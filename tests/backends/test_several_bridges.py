@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
-from tests.backends.bridges import BridgeProcess, Bridges, running_bridges
+from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, Bridges, running_bridges
 from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 from tests.backends.servers.nats import NatsServer, running_nats
 from tests.interop import dcmtk
@@ -300,7 +300,9 @@ async def refusal(bridge: BridgeProcess) -> str:
     """Return what a Bridge says that does not start."""
     with pytest.raises(AssertionError) as refused:
         await bridge.start()
-    assert bridge.process is not None
-    assert await bridge.process.wait() == 1
+    process = bridge.process
+    assert process is not None
+    async with asyncio.timeout(STOPS_SECONDS):
+        assert await process.wait() == 1
     await bridge.stop()
     return str(refused.value)
