@@ -7,12 +7,12 @@ from isthmus import __version__
 from isthmus.bridge import problems
 from isthmus.bridge.accounts.api import routes as account_routes
 from isthmus.bridge.blobs.api import routes as blob_routes
-from isthmus.bridge.blobs.quick import QuickBlobs
 from isthmus.bridge.directory.api import routes as directory_routes
 from isthmus.bridge.gate import Gate
 from isthmus.bridge.parts import Parts
 from isthmus.bridge.probe.api import routes as probe_routes
 from isthmus.bridge.providers.api import routes as provider_routes
+from isthmus.bridge.quick import Quick
 from isthmus.bridge.sessions.api import routes as session_routes
 from isthmus.bridge.signalling.api import routes as signalling_routes
 from isthmus.contract.rest import API
@@ -39,4 +39,4 @@ def make_app(parts: Parts) -> ASGIApp:
     """Return what uvicorn serves."""
     app = make_api()
     app.state.parts = parts
-    return Gate(QuickBlobs(app, parts), parts.guard, parts.metrics.count_request)
+    return Gate(Quick(app, parts), parts.guard, parts.metrics.count_request)
