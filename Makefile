@@ -20,7 +20,7 @@ demo: env        ## the main job: a Bridge, two Routers, real DICOM devices; say
 	.venv/bin/isthmus demo --once
 
 test: env tools check  ## all that must pass: types, lint, floors, unit, loopback, interop
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -n 3 --dist loadfile --durations 15
 
 check: env       ## ruff, mypy strict, import-linter
 	.venv/bin/ruff check src tests bench examples
