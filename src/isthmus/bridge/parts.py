@@ -63,7 +63,7 @@ class Parts:
         self.audit = Audit(self.database)
         self.sessions = Sessions(self.accounts, self.directory, self.hub, self.audit, clock)
         self.providers = Providers(self.database, Safe(identity, random), config.data, clock)
-        self.roll = Roll(self.accounts, self.directory, self.hub.is_online, self.providers.usable_by)
+        self.roll = Roll(self.accounts, self.directory, self.hub.is_online, self.providers.usable_by, clock)
         self.lender = Lender(self.providers, clock)
         self.usage = UsageBook(self.database, clock)
         self.blobs = (SharedBlobStore if self.database.is_shared else BlobStore)(

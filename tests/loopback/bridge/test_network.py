@@ -14,6 +14,7 @@ from isthmus.contract.rest import SessionCount, SessionEnd, SessionRequest
 from isthmus.errors import OperatorError, Problem
 from isthmus.kit.names import HostPort
 from isthmus.testing.bridge import BridgeUnderTest, Member, running_bridge
+from isthmus.testing.network import until
 
 PACS = GrantedDevice(title="PACS", services=["store"])
 DAY = 86_400.0
@@ -168,7 +169,12 @@ async def test_who_comes_and_goes_is_shown_to_strangers_who_ask_and_pushed_to_no
     after = {member: await member.client.network() for member in (one, stranger)}
     assert after[one].revision != before[one]
     assert after[stranger].revision == before[stranger]
-    assert {entry.site: entry.online for entry in after[stranger].sites} == {one.site: True, other.site: False}
+
+    async def is_shown() -> bool:
+        network = await stranger.client.network()
+        return {entry.site: entry.online for entry in network.sites} == {one.site: True, other.site: False}
+
+    await until(is_shown)
 
 
 async def test_a_new_statement_makes_two_sites_acquainted_who_were_strangers(bridge: BridgeUnderTest) -> None:
