@@ -87,7 +87,8 @@ class CloudPairs:
         self._order = {entry.name: entry.priority for entry in network.providers}
         wanted = {entry.name: entry for entry in network.providers if entry.name != BUILT_IN_PROVIDER}
         for name, (pair, task) in list(self._remote.items()):
-            if wanted.get(name) != pair.entry:
+            entry = wanted.get(name)
+            if entry is None or _places(entry) != _places(pair.entry):
                 task.cancel()
                 del self._remote[name]
         for name, entry in wanted.items():
@@ -167,7 +168,7 @@ class CloudPairs:
                     "name": pair.name,
                     "signalling": printable(entry.signalling),
                     "blobstore": printable(entry.blobstore),
-                    "priority": entry.priority,
+                    "priority": self._order[entry.name],
                     "hosts": [shown(at) for at in self._hosts_if_known(entry)],
                     "state": pair.state.value,
                     "reason": pair.reason,
@@ -243,3 +244,8 @@ def _hosts(entry: ProviderEntry) -> list[HostPort]:
 
 def _nothing() -> None:
     pass
+
+
+def _places(entry: ProviderEntry) -> tuple[str, str]:
+    """Return what a pair has to be opened anew for: that its turn is another ends no session."""
+    return entry.signalling, entry.blobstore

@@ -192,12 +192,25 @@ async def test_a_pair_that_is_listed_no_more_is_let_go_and_one_that_changed_is_o
     scene.egress.allow_typed(AT)
     scene.listed(entry("one"))
     await until(lambda: "one" in scene.pairs.usable)
-    scene.listed(entry("one", priority=5))
+    scene.listed(entry("one", OTHER))
+    scene.egress.allow_typed(OTHER)
+    scene.pairs.look_again()
     await until(lambda: len(scene.stores.opened) == 2 and "one" in scene.pairs.usable)
     scene.listed()
     assert scene.pairs.usable == ["bridge"]
     with pytest.raises(ProviderTrouble, match="not known"):
         scene.pairs.named("one")
+
+
+async def test_a_pair_whose_turn_is_another_stays_open(scene: Scene) -> None:
+    scene.egress.allow_typed(AT)
+    scene.listed(entry("one"), entry("two", priority=2))
+    await until(lambda: {"one", "two"} <= set(scene.pairs.usable))
+    used = scene.pairs.named("one").cloud
+    scene.listed(entry("one", priority=3), entry("two", priority=2))
+    assert scene.pairs.named("one").cloud is used
+    assert len(scene.stores.opened) == 2
+    assert [row["priority"] for row in scene.pairs.shown() if row["name"] == "one"] == [3]
 
 
 async def test_a_forbidden_host_lets_its_pair_go(scene: Scene) -> None:
