@@ -64,6 +64,7 @@ def run(
     """
     from isthmus.bridge.app import BridgeAddress, BridgeConfig, run_bridge
     from isthmus.cli.serve import run_until_stopped
+    from isthmus.kit.garbage import take_all_as_lasting
 
     if not tls and (certificate is not None or key is not None):
         raise OperatorError("--certificate and --key mean nothing with --no-tls", hint="leave out one or the other")
@@ -80,6 +81,7 @@ def run(
     )
 
     def ready(address: BridgeAddress) -> None:
+        take_all_as_lasting()
         print(f"Bridge ready at {address.url}", flush=True)
 
     async def part(stop: asyncio.Event) -> None:
