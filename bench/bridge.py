@@ -1,6 +1,6 @@
 """How many Routers one Bridge holds, and how fast it sets up sessions between them: a curve over their number.
 
-python -m bench.bridge [--postgres] [--bridges 2] [--routers 2 10 100 1000 5000] [--rate 200] [--seconds 15]
+python -m bench.bridge [--postgres] [--bridges 2] [--nats] [--routers 2 10 100 1000 5000] [--rate 200] [--seconds 15]
 
 The Routers are `bench.crowd`, a process of its own, whose processor time is shown apart. Everything is on loopback,
 with a Bridge that leaves TLS to a proxy (`--no-tls`). All sites are in the database before the Bridge starts: it is as
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert, update
+from tests.backends.servers.nats import running_nats
 
 from bench.crowd import documents_of, identity_of, site_of
 from bench.isthmus_network import ISTHMUS
@@ -143,7 +144,7 @@ def running_postgres(folder: Path) -> Iterator[tuple[str, Started]]:
 
 @contextlib.contextmanager
 def running_bridges(
-    folder: Path, sites: int, *, count: int, url: str | None
+    folder: Path, sites: int, *, count: int, url: str | None, bus: str | None = None
 ) -> Iterator[tuple[list[Started], list[int], bytes]]:
     """Run Bridges that know all sites; yield their processes, their ports, and their identity."""
     folders = [folder / f"bridge{number}" for number in range(count)]
@@ -159,6 +160,8 @@ def running_bridges(
             command = [ISTHMUS, "bridge", "run", "--listen", f"{HERE.address}:0", "--no-tls", "--data", str(data)]
             if url is not None:
                 command += ["--database-url", url, "--blobs", str(folder / "blobs")]
+            if bus is not None:
+                command += ["--bus", bus]
             process = stack.enter_context(running(data.name, command))
             until(lambda data=data: True if (data / "control.json").exists() else None, "Bridge", process)  # type: ignore[misc]  # called at once
             asked = [ISTHMUS, "bridge", "status", "--json", "--data", str(data)]
@@ -243,6 +246,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of set-ups with each number of Routers")
     parser.add_argument("--postgres", action="store_true", help="a PostgreSQL of its own, not SQLite")
     parser.add_argument("--bridges", type=int, default=1, help="several need --postgres")
+    parser.add_argument("--nats", action="store_true", help="several Bridges speak by a NATS of its own, not by NOTIFY")
     parser.add_argument("--json", type=Path, help="keep every single time there")
     options = parser.parse_args()
     clean_up_when_terminated()
@@ -254,10 +258,16 @@ def main() -> None:
             url, server = stack.enter_context(running_postgres(folder / "postgres"))
             servers = [server]
         sites = options.sites or max(options.routers)
+        bus = None
+        if options.nats:
+            keys = 'authorization { user: bridges, password: "of the bench" }'
+            nats = stack.enter_context(running_nats(in_operator_mode=False, options=keys))
+            bus = nats.url.replace("//", "//bridges:of%20the%20bench@")
         say(
-            f"{machine()['processor']}; {options.bridges} Bridge(s), {'PostgreSQL' if url else 'SQLite'}, {sites} sites"
+            f"{machine()['processor']}; {options.bridges} Bridge(s), {'PostgreSQL' if url else 'SQLite'}"
+            f"{', NATS' if bus else ''}, {sites} sites"
         )
-        opened = running_bridges(folder, sites, count=options.bridges, url=url)
+        opened = running_bridges(folder, sites, count=options.bridges, url=url, bus=bus)
         processes, ports, identity = stack.enter_context(opened)
         crowd = CrowdProcess(ports, identity)
         stack.callback(crowd.stop)
