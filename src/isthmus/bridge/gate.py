@@ -170,7 +170,7 @@ class Gate:
         if headers.content_length() > limit:
             raise _too_large(limit)
         if (method, path) in OPEN or (method == "HEAD" and ("GET", path) in OPEN):
-            return _Bounded(receive, limit) if is_probe else _whole(await _read(receive, limit))
+            return _Bounded(receive, limit) if is_probe else whole(await _read(receive, limit))
         has_body = headers.content_length() > 0 or bool(headers.get("transfer-encoding"))
         digest = headers.content_digest() if has_body else _EMPTY_DIGEST
         scope.setdefault("state", {})["caller"] = self._guard.admit(
@@ -178,7 +178,7 @@ class Gate:
         )
         scope["state"]["digest"] = digest
         checked = _Checked(receive, digest, limit)
-        return checked if is_blob else _whole(await _read(checked, limit))
+        return checked if is_blob else whole(await _read(checked, limit))
 
 
 class _Headers:
@@ -249,7 +249,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
-def _whole(body: bytes) -> Receive:
+def whole(body: bytes) -> Receive:
     """Return what gives a body that was read already."""
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 

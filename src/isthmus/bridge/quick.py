@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.blobs import api as blobs
+from isthmus.bridge.gate import whole
 from isthmus.bridge.parts import Parts
 from isthmus.bridge.problems import answer_to
 from isthmus.bridge.sessions import api as sessions
@@ -28,8 +29,6 @@ _API: Final = f"{API}/"
 _JSON: Final = "application/json"
 _WAIT: Final = re.compile(rb"wait=([0-9]{1,2})")
 _SESSION: Final = re.compile(r"[0-9a-f]{32}")
-
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -74,7 +73,7 @@ class Quick:
         except ClientDisconnect:
             return
         except _LongWay as way:
-            await self._app(scope, receive if way.body is None else _again(way.body), send)
+            await self._app(scope, receive if way.body is None else whole(way.body), send)
             return
         except Exception as error:  # noqa: BLE001 - what the framework would do: any fault is answered, and logged
             scope["route"] = route
@@ -159,15 +158,5 @@ async def _said(request: Request, form: type[T]) -> T:
     body = await request.body()
     try:
         return form.model_validate(json.loads(body))
-    except (ValueError, ValidationError):
+    except (ValueError, RecursionError):  # a body that does not validate is a ValueError too
         raise _LongWay(body) from None
-
-
-def _again(body: bytes) -> Receive:
-    """Return what gives a body once more."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        return messages.pop() if messages else {"type": "http.disconnect"}
-
-    return receive

@@ -11,6 +11,7 @@ from typing import Any
 
 from isthmus.adapters.bridge_http import BridgeConnection
 from isthmus.adapters.signalling.bridge import BridgeSignalling
+from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.administration import Administration
 from isthmus.bridge.app import run_bridge
 from isthmus.bridge.config import BridgeAddress, BridgeConfig
@@ -152,6 +153,18 @@ class Member:
             self.notices.put_nowait(notice)
 
 
+class DeafLane:
+    """A lane of the hub at whose end nobody listens."""
+
+    waiting = 0
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Take a notice and forget it."""
+
+    def revoke(self) -> None:
+        """Nobody is revoked here."""
+
+
 @dataclass(slots=True)
 class Bench:
     """A Bridge that nobody can connect to, and those who would."""
@@ -181,6 +194,22 @@ class Bench:
         assert account is not None
         await self.parts.directory.publish(account, [member.prekey_document()])
         return member
+
+    def account(self, member: Member) -> Account:
+        """Return the account of a member that has enrolled."""
+        account = self.parts.accounts.of_site(member.site)
+        assert account is not None
+        return account
+
+    async def pair(self) -> tuple[Member, Member, Account, Account]:
+        """Return two members that accepted each other, and their accounts; the second grants PACS and is online."""
+        one, other = await self.join("one"), await self.join("other")
+        first, second = self.account(one), self.account(other)
+        pacs = GrantedDevice(title="PACS", services=["store"])
+        await self.parts.directory.publish(first, [one.statement(other)])
+        await self.parts.directory.publish(second, [other.statement(one, pacs)])
+        self.parts.hub.attach(second.mailbox, DeafLane())
+        return one, other, first, second
 
 
 @dataclass(slots=True)

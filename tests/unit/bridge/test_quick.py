@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Message, Scope
 from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.http import make_api
 from isthmus.bridge.quick import Quick
-from isthmus.contract.documents import GrantedDevice
 from isthmus.contract.rest import API, Heartbeat, SessionEnd
 from isthmus.testing.bridge import Bench
 
@@ -23,6 +22,7 @@ _CASES: dict[str, tuple[str, str, bytes, str]] = {
     "a heartbeat of another type": ("POST", "/heartbeat", _BEAT, "text/plain"),
     "a heartbeat that is no JSON": ("POST", "/heartbeat", b"{", _JSON),
     "a heartbeat that is no text": ("POST", "/heartbeat", b"\xff\xfe\x00", _JSON),
+    "a heartbeat that is too deep": ("POST", "/heartbeat", b"[" * 100_000, _JSON),
     "a heartbeat without its version": ("POST", "/heartbeat", b'{"sessions": []}', _JSON),
     "a heartbeat that says more": ("POST", "/heartbeat", b'{"version": "1", "sessions": [], "more": 1}', _JSON),
     "no heartbeat": ("POST", "/heartbeat", b"", ""),
@@ -71,32 +71,17 @@ async def _ask(app: ASGIApp, caller: Account, case: tuple[str, str, bytes, str])
 
 @pytest.mark.parametrize("case", _CASES.values(), ids=_CASES)
 async def test_an_answer_is_the_one_that_the_framework_gives(bench: Bench, case: tuple[str, str, bytes, str]) -> None:
-    await bench.join("clinic")
-    caller = bench.parts.accounts.of_site("clinic")
-    assert caller is not None
+    caller = bench.account(await bench.join("clinic"))
     api = make_api()
     api.state.parts = bench.parts
     assert await _ask(Quick(api, bench.parts), caller, case) == await _ask(api, caller, case)
 
 
 async def test_a_session_opens_and_ends_without_the_framework(bench: Bench) -> None:
-    class Lane:
-        waiting = 0
-
-        def send(self, *parts: bytes | memoryview) -> None: ...
-
-        def revoke(self) -> None: ...
-
     async def framework(scope: Scope, receive: object, send: object) -> None:
         raise AssertionError(scope["path"])
 
-    one, other = await bench.join("one"), await bench.join("other")
-    first, second = bench.parts.accounts.of_site("one"), bench.parts.accounts.of_site("other")
-    assert first is not None
-    assert second is not None
-    await bench.parts.directory.publish(first, [one.statement(other)])
-    await bench.parts.directory.publish(second, [other.statement(one, GrantedDevice(title="PACS", services=["store"]))])
-    bench.parts.hub.attach(second.mailbox, Lane())
+    one, other, first, _ = await bench.pair()
     request, _ = one.request(other)
     quick = Quick(framework, bench.parts)
     opened = await _ask(quick, first, ("POST", "/sessions", request.model_dump_json().encode(), _JSON))

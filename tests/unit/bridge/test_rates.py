@@ -2,29 +2,17 @@
 
 import pytest
 
-from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.problems import problem_response
 from isthmus.bridge.rates import Rate, Rates
 from isthmus.bridge.sessions import service
-from isthmus.contract.documents import GrantedDevice
 from isthmus.contract.rest import SessionCount, SessionEnd
 from isthmus.envelope.identity import RouterId
 from isthmus.errors import Problem
-from isthmus.testing.bridge import Bench, Member
+from isthmus.testing.bridge import Bench
 from isthmus.testing.clock import FakeClock
 
 ONE, OTHER = RouterId("ONE"), RouterId("OTHER")
 END = SessionEnd(outcome="released", bytes_out=0, bytes_in=0)
-
-
-class Lane:
-    """Listens to nothing."""
-
-    waiting = 0
-
-    def send(self, *parts: bytes | memoryview) -> None: ...
-
-    def revoke(self) -> None: ...
 
 
 def spend(rates: Rates, router_id: RouterId) -> int:
@@ -67,22 +55,11 @@ def test_whoever_asks_too_often_is_told_when_to_come_again() -> None:
     rates.take(ONE)
 
 
-async def pair(bench: Bench) -> tuple[Member, Member, Account, Account]:
-    one, other = await bench.join("one"), await bench.join("other")
-    first, second = (bench.parts.accounts.of_site(site) for site in ("one", "other"))
-    assert first is not None
-    assert second is not None
-    await bench.parts.directory.publish(first, [one.statement(other)])
-    await bench.parts.directory.publish(second, [other.statement(one, GrantedDevice(title="PACS", services=["store"]))])
-    bench.parts.hub.attach(second.mailbox, Lane())
-    return one, other, first, second
-
-
 async def test_a_router_opens_only_so_many_sessions_until_some_have_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MOST_OPEN", 3)
-    one, other, first, _ = await pair(bench)
+    one, other, first, _ = await bench.pair()
     sessions = bench.parts.sessions
     opened = [sessions.open(first, one.request(other)[0]) for _ in range(3)]
     again = one.request(other)[0]
@@ -118,7 +95,7 @@ async def test_a_router_names_only_so_many_sessions_that_the_bridge_does_not_kno
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "MOST_OPEN", 3)
-    _, _, first, second = await pair(bench)
+    _, _, first, second = await bench.pair()
     sessions = bench.parts.sessions
     for _ in range(2):  # the second time it is the same ones
         sessions.heartbeat(first, [count(number, second.router_id) for number in range(10)])

@@ -8,45 +8,21 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.bridge.config import BridgeConfig
 from isthmus.bridge.gate import SeenNonces
 from isthmus.bridge.tls import Tls, make_certificate
-from isthmus.contract.documents import GrantedDevice
 from isthmus.contract.rest import SessionCount, SessionEnd
 from isthmus.envelope.certificates import check_endorsement
 from isthmus.envelope.identity import Identity, RouterId
 from isthmus.envelope.requests import RequestSignature
 from isthmus.errors import BlobMissing, OperatorError, Problem
 from isthmus.kit.names import HostPort
-from isthmus.testing.bridge import Bench, Member
+from isthmus.testing.bridge import Bench, DeafLane, Member
 from isthmus.testing.clock import FakeClock
 
 DAY = 86_400.0
 END = SessionEnd(outcome="released", bytes_out=0, bytes_in=0)
-
-
-class Lane:
-    """Listens to nothing."""
-
-    waiting = 0
-
-    def send(self, *parts: bytes | memoryview) -> None: ...
-
-    def revoke(self) -> None: ...
-
-
-async def pair(bench: Bench) -> tuple[Member, Member, Account, Account]:
-    one, other = await bench.join("one"), await bench.join("other")
-    accounts = [bench.parts.accounts.of_site(site) for site in ("one", "other")]
-    first, second = accounts
-    assert first is not None
-    assert second is not None
-    await bench.parts.directory.publish(first, [one.statement(other)])
-    await bench.parts.directory.publish(second, [other.statement(one, GrantedDevice(title="PACS", services=["store"]))])
-    bench.parts.hub.attach(second.mailbox, Lane())
-    return one, other, first, second
 
 
 async def test_an_invite_ends_when_it_says(bench: Bench) -> None:
@@ -65,7 +41,7 @@ async def test_an_invite_is_good_until_then(bench: Bench) -> None:
 
 
 async def test_a_session_that_nobody_names_any_more_is_lost_after_its_lease(bench: Bench) -> None:
-    one, other, first, _ = await pair(bench)
+    one, other, first, _ = await bench.pair()
     bench.parts.sessions.open(first, one.request(other)[0])
     bench.clock.advance(59)
     bench.parts.sessions.expire()
@@ -78,7 +54,7 @@ async def test_a_session_that_nobody_names_any_more_is_lost_after_its_lease(benc
 
 @pytest.mark.parametrize("who", [0, 1])
 async def test_a_heartbeat_of_either_router_keeps_a_session(bench: Bench, who: int) -> None:
-    one, other, *accounts = await pair(bench)
+    one, other, *accounts = await bench.pair()
     request, _ = one.request(other)
     bench.parts.sessions.open(accounts[0], request)
     for _ in range(10):
@@ -99,7 +75,7 @@ async def test_a_heartbeat_of_either_router_keeps_a_session(bench: Bench, who: i
 
 
 async def test_a_stranger_keeps_no_session_alive(bench: Bench) -> None:
-    one, other, first, _ = await pair(bench)
+    one, other, first, _ = await bench.pair()
     await bench.join("third")
     third = bench.parts.accounts.of_site("third")
     assert third is not None
@@ -122,8 +98,8 @@ async def test_a_stranger_keeps_no_session_alive(bench: Bench) -> None:
 
 
 async def test_a_parent_answers_for_a_minute_after_its_end(bench: Bench) -> None:
-    one, other, first, second = await pair(bench)
-    bench.parts.hub.attach(first.mailbox, Lane())
+    one, other, first, second = await bench.pair()
+    bench.parts.hub.attach(first.mailbox, DeafLane())
     parent, _ = one.request(other)
     bench.parts.sessions.open(first, parent)
     bench.parts.sessions.end(first, parent.session_id, END)
@@ -137,7 +113,7 @@ async def test_a_parent_answers_for_a_minute_after_its_end(bench: Bench) -> None
 
 
 async def test_everything_about_an_ended_session_is_forgotten_but_its_audit(bench: Bench) -> None:
-    one, other, first, second = await pair(bench)
+    one, other, first, second = await bench.pair()
     request, _ = one.request(other)
     bench.parts.sessions.open(first, request)
     bench.parts.sessions.end(second, request.session_id, END)
@@ -149,7 +125,7 @@ async def test_everything_about_an_ended_session_is_forgotten_but_its_audit(benc
 
 
 async def test_what_a_router_says_of_an_end_is_no_free_text(bench: Bench) -> None:
-    one, other, first, _ = await pair(bench)
+    one, other, first, _ = await bench.pair()
     request, _ = one.request(other)
     bench.parts.sessions.open(first, request)
     said = SessionEnd(outcome="Doe^Jane", bytes_out=2**70, bytes_in=-5)
