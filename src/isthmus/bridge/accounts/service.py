@@ -5,7 +5,6 @@ No request waits for a disk to read: what another Bridge changed is taken into m
 
 import hashlib
 import hmac
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -66,7 +65,7 @@ class Accounts:
         self._by_site: dict[str, Account] = {}
         self._revoked: dict[str, SiteName] = {}
         self._sorted: list[Account] = []
-        self.members = 0
+        self.membership = 0
         """Another number after each Router that joined or left."""
         self.on_revoked: Callable[[Account], None] = _ignore
         register.add_reader(self._catch_up)
@@ -88,7 +87,7 @@ class Accounts:
     def all(self) -> list[Account]:
         """Every enrolled Router, by site name."""
         if not self._sorted:
-            self._sorted = sorted(self._by_router.values(), key=_site)
+            self._sorted = sorted(self._by_router.values(), key=lambda account: account.site)
         return list(self._sorted)
 
     def of_router(self, router_id: str) -> Account | None:
@@ -223,25 +222,17 @@ class Accounts:
         return True
 
     def _remember(self, account: Account) -> None:
-        known = self._by_router.get(account.router_id)
+        self.membership += account.router_id not in self._by_router
         self._by_router[account.router_id] = account
         self._by_site[account.site] = account
-        if known is not None and self._sorted:
-            self._sorted[bisect_left(self._sorted, account.site, key=_site)] = account
-        else:
-            self._sorted = []
-        self.members += known is None
+        self._sorted = []
 
     def _drop(self, account: Account) -> None:
         self._by_router.pop(account.router_id, None)
         self._sorted = []
-        self.members += 1
+        self.membership += 1
         if (other := self._by_site.get(account.site)) is not None and other.router_id == account.router_id:
             del self._by_site[account.site]
-
-
-def _site(account: Account) -> SiteName:
-    return account.site
 
 
 def _ignore(_account: Account) -> None:

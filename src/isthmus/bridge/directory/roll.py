@@ -41,7 +41,7 @@ class Roll:
         self._strangers: dict[RouterId, tuple[_Shown, bytes]] = {}
         self._lines: list[bytes] = []  # of all sites as strangers, by name
         self._place: dict[RouterId, int] = {}  # where each Router's line is among them
-        self._members = -1  # to which state of the accounts they belong
+        self._membership = -1  # to which state of the accounts they belong
         self._looked = 0.0
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class Roll:
 
     def write(self, asking: Account, network: Network) -> bytes:
         """Return `network`, which has no sites yet, with those that a Router may see of the others."""
-        if self._members != self._accounts.members or not 0 <= self._clock.now() - self._looked < FRESH_SECONDS:
+        if self._membership != self._accounts.membership or not 0 <= self._clock.now() - self._looked < FRESH_SECONDS:
             self._look()
         lines = self._lines.copy()
         for router_id in self._directory.acquaintances(asking):
@@ -71,7 +71,7 @@ class Roll:
         everybody = self._accounts.all
         self._lines = [self._stranger(other) for other in everybody]
         self._place = {other.router_id: place for place, other in enumerate(everybody)}
-        self._members, self._looked = self._accounts.members, self._clock.now()
+        self._membership, self._looked = self._accounts.membership, self._clock.now()
 
     def _line(self, asking: Account, other: Account) -> bytes:
         online, providers = self._is_online(other.router_id), list(self._usable_by(other.router_id))
