@@ -41,7 +41,7 @@ bench-live: env tools ## bench/live: direct, stunnel, SSH and Isthmus side by si
 	$(PY) -m bench.live
 
 faults: env      ## the fault suite at nightly counts (hours)
-	ISTHMUS_TEST_DEPTH=nightly $(PY) -m pytest tests -m slow -o faulthandler_timeout=0
+	ISTHMUS_TEST_DEPTH=nightly $(PY) -m pytest tests -m slow
 
 wheels: env      ## Isthmus and all that it needs to run, as wheels in dist/
 	scripts/build-wheels

@@ -144,7 +144,7 @@ def running_postgres(folder: Path) -> Iterator[tuple[str, Started]]:
 
 @contextlib.contextmanager
 def running_bridges(
-    folder: Path, sites: int, *, count: int, url: str | None, bus: str | None = None
+    folder: Path, sites: int, *, count: int, url: str | None, bus: str | None
 ) -> Iterator[tuple[list[Started], list[int], bytes]]:
     """Run Bridges that know all sites; yield their processes, their ports, and their identity."""
     folders = [folder / f"bridge{number}" for number in range(count)]

@@ -83,7 +83,6 @@ class BridgeProcess:
     port: int = 0
     process: asyncio.subprocess.Process | None = None
     said: list[str] = field(default_factory=list)
-    _read_all: asyncio.Event = field(default_factory=asyncio.Event)
     _reading: Tasks = field(default_factory=lambda: Tasks("reading what a Bridge says"))
 
     async def start(self) -> None:
@@ -96,12 +95,11 @@ class BridgeProcess:
             env={name: value for name, value in os.environ.items() if not name.startswith("ISTHMUS_")},
         )  # fmt: skip
         assert self.process.stdout is not None
-        self._read_all.clear()
-        self._reading.spawn(self._read(), name="reading")
+        reading = self._reading.spawn(self._read(), name="reading")
         async with asyncio.timeout(STARTS_SECONDS):
             line = await self.process.stdout.readline()
             if not line:
-                await self._read_all.wait()
+                await reading
         assert line.startswith(b"Bridge ready"), "\n".join(self.said)
         status = await self.control.control("status")
         self.port = int(status["listen"].rpartition(":")[2])
@@ -114,7 +112,7 @@ class BridgeProcess:
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it, and wait; one that does not end in time is killed, and fails the test."""
         if self.process is not None:
-            process, self.process = self.process, None
+            process = self.process
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(how)
             try:
@@ -125,6 +123,7 @@ class BridgeProcess:
                 await process.wait()
                 raise AssertionError(f"a Bridge did not end by {how.name}; it said\n{''.join(self.said)}") from None
             finally:
+                self.process = None
                 await self._reading.close()
 
     async def _read(self) -> None:
@@ -132,7 +131,6 @@ class BridgeProcess:
         assert self.process.stderr is not None
         while line := await self.process.stderr.readline():
             self.said.append(line.decode())
-        self._read_all.set()
 
 
 class Bridges(Network):
