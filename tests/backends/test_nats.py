@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nats
 import nkeys  # type: ignore[import-untyped]  # has no types
@@ -14,7 +15,9 @@ import pytest
 from tests.backends.servers.connect_proxy import connect_proxy
 from tests.backends.servers.nats import NatsServer, nats_server, running_nats
 
+from isthmus.adapters.signalling.nats import service as service_module
 from isthmus.adapters.signalling.nats.accounts import Nkey, Role, _statement, operator_of, operator_statement
+from isthmus.adapters.signalling.nats.line import Line
 from isthmus.adapters.signalling.nats.provider import NatsProvider
 from isthmus.adapters.signalling.nats.service import _MOST_WAITING_BYTES, NatsSignalling
 from isthmus.adapters.signalling.nats.way import Place
@@ -292,6 +295,35 @@ async def test_keys_are_renewed_before_they_end_and_nothing_is_lost(nats_server:
         assert not wanted.difference(arrived)
     await service.close()
     await sender.close()
+
+
+async def test_no_connection_is_left_by_one_who_closes_while_keys_are_renewed(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[Line] = []
+    renewing = asyncio.Event()
+
+    class Counted(Line):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            lines.append(self)
+            if len(lines) == 2:
+                renewing.set()
+
+    monkeypatch.setattr(service_module, "Line", Counted)
+    monkeypatch.setattr(NatsSignalling, "_renewal", lambda *_: 0.01)  # again and again
+    for turns in range(60):
+        service = router(nats_server, "R1")
+        async with asyncio.timeout(SECONDS):
+            await service.publish("R1", b"begin")
+            await renewing.wait()
+            for _ in range(turns):  # of the loop, so that each moment of a renewal is met
+                await asyncio.sleep(0)
+            await service.close()
+            await asyncio.sleep(0)  # what was ended at once is told in the next turn
+        assert [line for line in lines if line._transport is not None] == []
+        lines.clear()
+        renewing.clear()
 
 
 class UnreachableBridge(LentKeys):

@@ -160,17 +160,17 @@ class NatsSignalling:
     async def close(self) -> None:
         """End every listener and the connection, after what waits to be sent."""
         self._closed = True
-        lines = dict(self._ends)
-        for line in lines:
+        await self._tasks.close()  # first, or one of them would open a connection that nobody ends
+        for line in self._ends:
             line.close()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                for end in lines.values():
+                for end in self._ends.values():
                     await end.wait()
         except TimeoutError:
-            for line in lines:
+            for line in self._ends:
                 line.abort()
-        await self._tasks.close()
+        self._ends.clear()
         self._line = None
         self._settled.set()
         for box in self._boxes.values():
@@ -304,8 +304,7 @@ class NatsSignalling:
                 await self._ends[line].wait()
         except (TimeoutError, ProviderTrouble):
             line.abort()
-        finally:
-            self._ends.pop(line, None)
+        self._ends.pop(line, None)
 
     def _renewal(self, loan: Loan) -> float | None:
         """Return in how many seconds to ask for other keys."""
