@@ -10,7 +10,7 @@ from tests.backends.servers.gcs_double import gcs_double as gcs_double
 
 from isthmus.kit.platform import new_event_loop
 
-_ON_EITHER_LOOP = {"test_nats.py"}  # own code on transports, which the loops treat differently
+_ON_EITHER_LOOP = {"test_nats.py", "test_nats_keys.py"}  # own code on transports, which the loops treat differently
 
 
 def pytest_asyncio_loop_factories(
