@@ -444,14 +444,20 @@ class _Body(aiohttp.Payload):
         return self._value.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        transport = writer.transport
         writer.send_headers()  # with the first slice they would be copied into one
         view = memoryview(self._value)
         paced = self._paced
         step = _WRITE_BYTES if paced is None else paced.pacing.slice_bytes
-        for start in range(0, len(view), step):
-            if paced is not None:
-                await paced.take(min(step, len(view) - start))
-            await writer.write(view[start : start + step])
+        try:
+            for start in range(0, len(view), step):
+                if paced is not None:
+                    await paced.take(min(step, len(view) - start))
+                await writer.write(view[start : start + step])
+        except asyncio.CancelledError:
+            if transport is not None:  # it is closed by now, but would first send all that waits
+                transport.abort()
+            raise
 
 
 async def _digest(content: bytes) -> bytes:
@@ -527,6 +533,10 @@ async def _good(response: aiohttp.ClientResponse, paced: _Paced | None = None) -
             if size > _MOST_ANSWER_BYTES:
                 raise ProviderTrouble("the Bridge's answer is too long", retry=Retry.NEVER)
             gathering.expect(length - size)
+    except asyncio.CancelledError:
+        if response.connection is not None and response.connection.transport is not None:
+            response.connection.transport.abort()  # a close would wait for what still comes
+        raise
     finally:
         gathering.expect(0)
     content = parts[0] if len(parts) == 1 else b"".join(parts)

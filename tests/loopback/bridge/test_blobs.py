@@ -14,8 +14,9 @@ from isthmus.bridge import gathering
 from isthmus.bridge.gate import MAX_BLOB_BYTES
 from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import BlobMissing, Problem, ProviderTrouble
+from isthmus.kit.platform import new_event_loop
 from isthmus.kit.tasks import Tasks
-from isthmus.testing.bridge import BridgeUnderTest, Member
+from isthmus.testing.bridge import BridgeUnderTest, Member, running_bridge
 from isthmus.testing.network import until
 
 
@@ -183,3 +184,37 @@ async def test_a_netrc_that_names_the_bridge_changes_nothing(
     monkeypatch.setenv("NETRC", str(netrc))
     member = await bridge.join("clinic")
     await BridgeBlobstore(member.client).put("a", b"body")
+
+
+async def _give_up_a_put(bridge: BridgeUnderTest) -> None:
+    member = await bridge.join("clinic")
+    wanted, over, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def nobody_reads(*_: object) -> bool:
+        wanted.set()
+        await over.wait()
+        return True
+
+    bridge.parts.blobs.put = nobody_reads  # type: ignore[method-assign, assignment]
+    putting = Tasks("test").spawn(BridgeBlobstore(member.client).put("given/up", bytes(8_000_000)), name="put")
+    try:
+        await wanted.wait()
+        connector = member.client._session.connector  # type: ignore[union-attr]  # it is open
+        (used,) = connector._acquired  # type: ignore[union-attr]
+        used.connection_lost = lambda _: lost.set()  # type: ignore[method-assign]
+        await until(lambda: used.transport.get_write_buffer_size() > 0, 5)  # type: ignore[union-attr]
+        putting.cancel()
+        async with asyncio.timeout(5):
+            await lost.wait()
+    finally:
+        over.set()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_put_that_is_given_up_lets_go_of_its_connection_without_sending_the_rest(tmp_path: Path, tls: bool) -> None:
+    async def give_up() -> None:
+        async with running_bridge(tmp_path / "bridge", tls=tls) as bridge:
+            await _give_up_a_put(bridge)
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:  # the product's loop closes in a way of its own
+        runner.run(give_up())
