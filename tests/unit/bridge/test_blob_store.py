@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from isthmus.bridge.blobs.files import GrowingBlob
+from isthmus.bridge.blobs.files import BlobTorn, GrowingBlob
 from isthmus.bridge.blobs.shared import SharedBlobStore
 from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.errors import BlobMissing
@@ -119,3 +119,45 @@ async def test_a_name_that_was_deleted_while_it_was_put_is_free(
     assert await put(store)
     size, _ = await store.read("live/name")
     assert size == len(BODY)
+
+
+class Halting:
+    """A body of which the first half comes at once, and the rest when the test says."""
+
+    def __init__(self) -> None:
+        self.half_way = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield BODY[: len(BODY) // 2]
+        self.half_way.set()
+        await self.go_on.wait()
+        yield BODY[len(BODY) // 2 :]
+
+
+async def _content(body: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in body])
+
+
+@pytest.mark.parametrize("digest", [DIGEST, bytes(32)], ids=["the same blob", "another blob"])
+async def test_who_reads_along_a_put_that_is_overtaken_has_the_rest_from_the_other(
+    store: BlobStore, tasks: Tasks, digest: bytes
+) -> None:
+    slow = Halting()
+    putting = tasks.spawn(
+        store.put("north", "live/name", aiter(slow), len(BODY), digest), name="slow put", awaited=True
+    )
+    await slow.half_way.wait()
+    _, following = await store.read("live/name", wait=1)
+    reading = tasks.spawn(_content(following), name="read along", awaited=True)
+    await asyncio.sleep(0)
+    assert await put(store)
+    if digest == DIGEST:
+        async with asyncio.timeout(10):
+            assert await reading == BODY  # though the slow one has not ended
+    else:
+        with pytest.raises(BlobTorn):
+            await reading
+    slow.go_on.set()
+    await asyncio.wait([putting])
+    assert store.used == len(BODY)

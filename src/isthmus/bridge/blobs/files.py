@@ -25,13 +25,15 @@ class GrowingBlob:
 
     Attributes:
         size: of the body, as it was announced.
+        digest: of the body, as it was announced.
         kept: whether it is whole and has its name.
         written: bytes of the body that are in the file.
         unwanted: whether it was deleted before it was whole.
     """
 
-    def __init__(self, path: Path, header: bytes, size: int) -> None:
+    def __init__(self, path: Path, header: bytes, size: int, digest: bytes) -> None:
         self.size = size
+        self.digest = digest
         self.kept = False
         self.written = 0
         self.unwanted = False
@@ -39,6 +41,7 @@ class GrowingBlob:
         self._header = header
         self._handle: int | None = None
         self._ended = False
+        self._overtaken = False
         self._readers = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -74,6 +77,11 @@ class GrowingBlob:
             if not waiting.done():
                 waiting.set_result(None)
 
+    def overtake(self) -> None:
+        """The same blob is whole: it was put again beside this, and came in sooner."""
+        self._overtaken = True
+        self.grew()
+
     def end(self) -> None:
         """Nothing is written any more."""
         self._ended = True
@@ -85,7 +93,7 @@ class GrowingBlob:
         self._readers += 1
         at = 0
         try:
-            while at < self.size or not self._ended:
+            while not self._overtaken and (at < self.size or not self._ended):
                 ready = self.written if self._ended else min(self.written, self.size - 1)
                 if ready > at and self._handle is not None:
                     start, size = len(self._header) + at, min(ready - at, _PIECE_BYTES)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from isthmus.bridge.blobs.files import MOST_NAME, GrowingBlob, make_header, read_body, read_header
+from isthmus.bridge.blobs.files import MOST_NAME, BlobTorn, GrowingBlob, make_header, read_body, read_header
 from isthmus.errors import BlobExists, BlobMissing, Problem
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
@@ -90,7 +90,9 @@ class BlobStore:
         if usage.size + size > self._allowance(name).quota or usage.count >= _MOST_BLOBS:
             raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
         usage.size += size  # reserved, so that puts in flight cannot overrun it
-        growing = GrowingBlob(self._folder / f"new.{secrets.token_hex(8)}", make_header(name, site, digest), size)
+        growing = GrowingBlob(
+            self._folder / f"new.{secrets.token_hex(8)}", make_header(name, site, digest), size, digest
+        )
         self._growing[name].append(growing)
         self._arrived(name)
         try:
@@ -105,6 +107,8 @@ class BlobStore:
                 del self._growing[name]
             if growing.kept:  # also if this was cancelled meanwhile
                 self._index(Entry(name, site, growing.written, self._clock.now(), digest))
+                for other in self._growing.get(name, ()):
+                    other.overtake()
             else:
                 await asyncio.to_thread(growing.drop)
             if growing.unwanted:
@@ -121,15 +125,10 @@ class BlobStore:
         if wait and name not in self._entries and name not in self._growing:
             await self._arrival(name, wait)
         if (entry := self._entries.get(name)) is not None:
-            start = len(make_header(name, entry.site, entry.digest))
-            try:
-                body = await asyncio.to_thread(read_body, self._path(name), start, entry.size)
-            except FileNotFoundError as error:
-                raise BlobMissing(name) from error
-            return entry.size, _just(body)
+            return entry.size, _just(await self._body_of(entry))
         if wait and name in self._growing:
-            growing = self._growing[name][0]
-            return growing.size, growing.follow()
+            growing = max(self._growing[name], key=lambda each: each.written)
+            return growing.size, self._followed(name, growing)
         raise BlobMissing(name)
 
     def has(self, name: str, digest: bytes) -> bool:
@@ -163,6 +162,29 @@ class BlobStore:
     async def forget_site(self, site: str) -> None:
         """Delete every blob of a site that was revoked."""
         await self.delete(*[entry.name for entry in self._entries.values() if entry.site == site])
+
+    async def _body_of(self, entry: Entry) -> bytes:
+        start = len(make_header(entry.name, entry.site, entry.digest))
+        try:
+            return await asyncio.to_thread(read_body, self._path(entry.name), start, entry.size)
+        except FileNotFoundError as error:
+            raise BlobMissing(entry.name) from error
+
+    async def _followed(self, name: str, growing: GrowingBlob) -> AsyncIterator[bytes]:
+        """Yield a body as it comes in; its rest from elsewhere if the same blob, put again, was whole before it."""
+        at = 0
+        try:
+            async for piece in growing.follow():
+                at += len(piece)
+                yield piece
+        except BlobTorn:
+            entry = self._entries.get(name)
+            if entry is None or entry.digest != growing.digest:
+                raise
+            try:
+                yield (await self._body_of(entry))[at:]
+            except BlobMissing as error:
+                raise BlobTorn from error
 
     def _path(self, name: str) -> Path:
         # hashed, since some file systems take two names that differ in case for one
