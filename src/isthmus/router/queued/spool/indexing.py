@@ -179,6 +179,7 @@ class Indexer:
         self._stored: list[tuple[BundleFile, StoredObject]] = []
         self._closed: list[BundleFile] = []
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()  # a bundle was closed: somebody may wait for it
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -190,23 +191,26 @@ class Indexer:
         """Take an object that is durable now."""
         with self._lock:
             self._stored.append((file, stored))
-        self._ring()
+        self._ring(self._wake)
 
     def closed(self, file: BundleFile) -> None:
         """Take a file to which nothing is added any more."""
         with self._lock:
             self._closed.append(file)
-        self._ring()
+        self._ring(self._hurry)
 
     async def run(self) -> None:
         """Index until cancelled. What fails is tried again: the objects are durable, and nobody waits for the rows."""
         self._loop = asyncio.get_running_loop()
-        self._ring()
+        self._ring(self._wake)
         last = self._loop.time() - _APART_SECONDS
         while True:
             await self._wake.wait()
-            await asyncio.sleep(max(_GATHER_SECONDS, last + _APART_SECONDS - self._loop.time()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(self._loop.time() + _GATHER_SECONDS, last + _APART_SECONDS)):
+                    await self._hurry.wait()
             self._wake.clear()
+            self._hurry.clear()
             last = self._loop.time()
             try:
                 await self.flush()
@@ -259,10 +263,14 @@ class Indexer:
         for file in closed:
             self.on_ready(file.bundle_id)
 
-    def _ring(self) -> None:
+    def _ring(self, bell: asyncio.Event) -> None:
+        def ring() -> None:
+            self._wake.set()
+            bell.set()
+
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the next start indexes the rest
-                self._loop.call_soon_threadsafe(self._wake.set)
+                self._loop.call_soon_threadsafe(ring)
 
 
 def _ignore(_: object) -> None:

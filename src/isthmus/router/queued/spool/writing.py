@@ -21,7 +21,7 @@ from isthmus.router.queued.spool.secrets import SpoolSecrets
 from isthmus.router.queued.trouble import from_os
 
 BUNDLE_BYTES: Final = 8 * 1024 * 1024
-GATHER_BYTES: Final = 2 * 1024 * 1024
+GATHER_BYTES: Final = 4 * 1024 * 1024
 GATHER_SECONDS: Final = 0.04
 """While the link is idle a bundle closes early: when it holds so much, or so long after somebody wanted it."""
 MOST_OBJECTS: Final = 2_000
@@ -109,7 +109,7 @@ class OpenBundle:
         self._keeper.room.demand()
         writer = ObjectWriter(self, meta, self._keeper.random(OBJECT_ID_BYTES))
         self._current = writer
-        fills = self._file is None and not self.wanted()
+        fills = self._file is None and not self.is_wanted()
         self.submit(lambda: self._begin(writer, fills=fills))
         return writer
 
@@ -117,35 +117,34 @@ class OpenBundle:
         """Return the secret of an object that is sealed here."""
         return self._keeper.secrets.object_secret(object_id)
 
-    def wanted(self) -> bool:
-        """Return whether somebody waits for objects of this route."""
-        return self._keeper.is_wanted(self.route)
+    def is_wanted(self) -> bool:
+        """Return whether the file is to close early, since somebody waits for objects of this route.
+
+        It then closes when it `has_enough`, or by itself after a moment: a bundle costs the same work at both sites
+        whether it holds one object or ten.
+        """
+        if self._gathering is None and self._keeper.is_wanted(self.route):
+            self._gather()
+        return self._gathering is not None
+
+    def has_enough(self) -> bool:
+        """Return whether the file holds, or is about to hold, so much that it waits for no more."""
+        file = self._file  # None: the worker has not begun it yet
+        return self._pending + (0 if file is None else file.end) >= GATHER_BYTES
 
     def close_soon(self) -> None:
         """Close the file behind this as soon as no object is half in it, or a moment later if it holds little."""
-        if not self.gathers():
-            self.submit(self._close_soon)
-
-    def gathers(self) -> bool:
-        """Return whether the file holds so little that it waits for more; it then closes by itself after a moment.
-
-        A bundle costs the same work at both sites whether it holds one object or ten.
-        """
-        file = self._file  # None: the worker has not begun it yet
-        if (0 if file is None else file.end) >= GATHER_BYTES:
-            return False
-        if self._gathering is None:
-            self._gathering = self._loop.call_later(GATHER_SECONDS, self._gathered)
-        return True
+        if self.has_enough():
+            self._gathered()
+        elif self._gathering is None:
+            self._gather()
 
     def leave(self) -> None:
         """Abandon what is not finished, and let the next association of the route have the file."""
         if self._current is not None:
             self._current.abandon()
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
-        wanted = self.wanted()
+        wanted = self.is_wanted()
+        self.stop_gathering()
         self.submit(lambda: self._leave(close=wanted))
 
     async def settled(self) -> None:
@@ -241,8 +240,17 @@ class OpenBundle:
 
         self._call(tell)
 
+    def stop_gathering(self) -> None:
+        """The file is about to close, or is let go of."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+
+    def _gather(self) -> None:
+        self._gathering = self._loop.call_later(GATHER_SECONDS, self._gathered)
+
     def _gathered(self) -> None:
-        self._gathering = None
+        self.stop_gathering()
         self.submit(self._close_soon)
 
     # -- the worker's steps
@@ -376,7 +384,9 @@ class ObjectWriter:
         bundle = self._bundle
         if self._parts:
             self._hand_over()
-        close = bundle.wanted() and not bundle.gathers()
+        close = bundle.is_wanted() and bundle.has_enough()
+        if close:
+            bundle.stop_gathering()
         future: asyncio.Future[StoredObject] = asyncio.get_running_loop().create_future()
 
         def last() -> None:

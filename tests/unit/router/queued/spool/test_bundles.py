@@ -358,3 +358,18 @@ async def test_each_object_gets_its_study_and_one_that_cannot_be_read_gets_none(
             ).fetchall()
         )
         assert rows == [(5, 5), (None, None), (7, 7)]
+
+
+async def test_a_wanted_bundle_closes_as_soon_as_it_has_enough_though_it_was_wanted_only_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr(writing, "GATHER_BYTES", 3_000)
+    answers = [True]
+    async with home.running() as spool:
+        spool.wanted = lambda _: bool(answers) and answers.pop()  # as the outbox answers: it wants one, until it comes
+        bundle = await spool.take(ROUTE)
+        for number in range(5):
+            await home.store(bundle, b"x" * 1_000, number)
+        await spool.indexer.flush()
+        assert [(row.objects, row.closed) for row in await bundles(spool)] == [(3, True), (2, False)]
