@@ -24,6 +24,7 @@ from isthmus.router.queued.ledger.records import BundleRow
 from isthmus.router.queued.post.backlog import Backlog
 from isthmus.router.queued.post.lanes import MOST, Lanes
 from isthmus.router.queued.post.mailbox import PostCore, ask_for, delete_quietly
+from isthmus.router.queued.post.stragglers import Stragglers
 from isthmus.router.queued.spool.bundles import Spool
 from isthmus.router.queued.spool.header import Inbound
 from isthmus.router.queued.spool.inbound import InboundBundle
@@ -85,6 +86,7 @@ class Downloads:
         lanes: Lanes | None = None,
     ) -> None:
         self.lanes = lanes or Lanes(core.clock)
+        self._stragglers = Stragglers(core.clock, core.tasks, lambda: self.lanes.quiet)
         self._core = core
         self._spool = spool
         self._owed = owed
@@ -290,7 +292,8 @@ class Downloads:
             async with self.lanes.lane((0, pull.order, index), size):
                 try:
                     async with asyncio.timeout(_CALL_SECONDS + size / _SLOWEST):
-                        body = await store.get(name, wait=0.0 if pull.tries else _WAIT_SECONDS)
+                        get = partial(store.get, name, wait=0.0 if pull.tries else _WAIT_SECONDS)
+                        body = await (get() if store.traits.billed else self._stragglers.call(get))
                 except BlobMissing:
                     return  # an answer, and no trouble of the store's
         except (ProviderTrouble, TimeoutError):

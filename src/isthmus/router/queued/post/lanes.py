@@ -34,7 +34,7 @@ class Lanes:
     """
 
     def __init__(
-        self, clock: Clock, *, least: int = LEAST, most: int = MOST, most_bytes: int = 24 * 1024 * 1024
+        self, clock: Clock, *, least: int = LEAST, most: int = MOST, most_bytes: int = 26 * 1024 * 1024
     ) -> None:
         self._clock = clock
         self._least, self._most = least, most
@@ -66,6 +66,11 @@ class Lanes:
     def idle(self) -> bool:
         """Whether there is a lane that nobody uses or waits for."""
         return self._busy < self._limit and not self._waiting
+
+    @property
+    def quiet(self) -> bool:
+        """Whether few of the lanes are in use, and nobody waits."""
+        return self._busy * 4 <= self._limit and not self._waiting
 
     def seconds_for(self, size: int) -> float | None:
         """Return how long so many bytes would take by themselves, as it went of late; None if nothing went yet."""

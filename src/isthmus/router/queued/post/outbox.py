@@ -25,6 +25,7 @@ from isthmus.router.queued.ledger import outgoing
 from isthmus.router.queued.ledger.outgoing import Envelope, PostedLetter, SealedObject
 from isthmus.router.queued.post.lanes import MOST, Lanes
 from isthmus.router.queued.post.mailbox import FarMailbox, Letters, PostCore, delete_quietly, far_mailbox, tell_unsealed
+from isthmus.router.queued.post.stragglers import Stragglers
 from isthmus.router.queued.spool.header import Route
 from isthmus.router.queued.trouble import NoRoom, SpoolFailed
 
@@ -81,6 +82,7 @@ class Outbox:
 
     def __init__(self, core: PostCore, letters: Letters, spool: OutSpool, *, lanes: Lanes | None = None) -> None:
         self.lanes = lanes or Lanes(core.clock)
+        self._stragglers = Stragglers(core.clock, core.tasks, lambda: self.lanes.quiet)
         self._core = core
         self._letters = letters
         self._spool = spool
@@ -377,7 +379,11 @@ class Outbox:
             try:
                 async with self.lanes.lane(rank, size), asyncio.timeout(_CALL_SECONDS + size / _SLOWEST):
                     body = await self._spool.read(envelope.bundle, start, end)
-                    await self._core.stores.queued_store(envelope.provider).put(name, body)
+                    store = self._core.stores.queued_store(envelope.provider)
+                    if store.traits.billed:
+                        await store.put(name, body)
+                    else:
+                        await self._stragglers.call(partial(store.put, name, body))
                 return index
             except BlobExists as error:
                 raise _NameTaken(str(error)) from error
@@ -471,13 +477,17 @@ def _cut(size: int, *, traits: BlobstoreTraits, busy: bool) -> list[int]:
     """Return the sizes of an envelope's blobs: few where each is paid for, else many at the end, for all lanes."""
     most = traits.max_blob_bytes
     if traits.billed:
-        return _pieces(size, min(BILLED_BLOB, most))
+        return _pieces(size, BILLED_BLOB, most)
     tail = 0 if busy or traits.relays else min(size, _TAIL_BYTES)
-    return [*_pieces(size - tail, min(LARGE_BLOB, most)), *_pieces(tail, min(SMALL_BLOB, most))]
+    return [*_pieces(size - tail, LARGE_BLOB, most), *_pieces(tail, SMALL_BLOB, most)]
 
 
-def _pieces(size: int, piece: int) -> list[int]:
-    return [min(piece, size - start) for start in range(0, size, piece)]
+def _pieces(size: int, usual: int, most: int) -> list[int]:
+    """Return equal parts of about the usual size: a bundle is a little larger than its limit, which makes no blob."""
+    if not size:
+        return []
+    count = max(1, round(size / usual), -(-size // most))
+    return [size * (number + 1) // count - size * number // count for number in range(count)]
 
 
 def _overdue(envelope: Envelope, now: float) -> bool:
