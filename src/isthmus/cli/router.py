@@ -132,6 +132,7 @@ def run(
         verbose: log details too.
     """
     from isthmus.cli.serve import run_until_stopped
+    from isthmus.kit.garbage import take_all_as_lasting
     from isthmus.router.app import RouterAddress, run_router
     from isthmus.router.config import RouterConfig
 
@@ -143,6 +144,7 @@ def run(
     )
 
     def ready(address: RouterAddress) -> None:
+        take_all_as_lasting()
         secure = f", DICOM TLS at {address.dicom_tls}" if address.dicom_tls else ""
         print(f"Router ready: DICOM at {address.dicom}{secure}, console at {address.console}", flush=True)
 
