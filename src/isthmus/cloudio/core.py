@@ -200,12 +200,17 @@ class StreamCore:
             return Outgoing(self._seal_status(now), None)
         while (segment := self.writer.take()) is not None:
             if not segment.as_blob:
-                return Outgoing(segment.notice, segment)
+                return Outgoing(segment.notice, segment, self._asks(segment))
             if self.blobs.stored(segment.sequence):
                 body = segment.sequence.to_bytes(8, "big")
-                return Outgoing(pack(NoticeKind.DATA_BLOB, self._session_id, body), segment)
+                notice = pack(NoticeKind.DATA_BLOB, self._session_id, body)
+                return Outgoing(notice, segment, self._asks(segment))
             self._put_blob(segment, healing=False)
         return None
+
+    def _asks(self, segment: Sealed) -> bool:
+        """Whether this segment was sealed before it was full: a message ends there."""
+        return len(segment.notice) < self._carriage.segment_bytes
 
     def published(self, outgoing: Outgoing, now: float) -> None:
         """Note that a notice was handed over."""

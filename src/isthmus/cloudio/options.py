@@ -53,7 +53,7 @@ class StreamOptions:
             self,
             segment_bytes=4 * MIB,
             window_least=self.window_most,
-            idle_tick=2.0,
+            idle_tick=8.0,
             ack_delay=2.0,
             resend_floor=4.0,
             resend_most=8.0,

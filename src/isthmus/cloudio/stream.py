@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -32,12 +33,17 @@ DuplexObserver = StreamObserver
 __all__ = ["Cloud", "Duplex", "DuplexObserver", "Pool", "StreamOptions", "StreamStats"]
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """The pair of providers that a session uses."""
+    """The pair of providers that a session uses; `expect` is called when an answer is to come soon."""
 
     signalling: Signalling
     blobstore: Blobstore
+    expect: Callable[[], None] = _nothing
 
 
 class Duplex:
@@ -185,6 +191,8 @@ class Duplex:
                 core.publish_failed(outgoing, trouble, clock.monotonic())
             else:
                 core.published(outgoing, clock.monotonic())
+                if outgoing.asks:
+                    self._cloud.expect()
             finally:
                 self._publishing = False
 

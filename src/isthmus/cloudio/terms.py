@@ -83,7 +83,12 @@ class StreamStats:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A notice to publish, and the segment it is about if it is about one."""
+    """A notice to publish, and the segment it is about if it is about one.
+
+    Attributes:
+        asks: whether something ends with it to which there may be an answer: no more of the same is behind it.
+    """
 
     notice: bytes
     segment: Sealed | None
+    asks: bool = False

@@ -54,7 +54,7 @@ class LookingSignalling(Signalling, Protocol):
     """A service that tells nobody what came: its listeners look, and seldom while nothing seems to be to come."""
 
     def expect(self) -> None:
-        """Something is to come soon that nothing published here asked for: look often again."""
+        """Something was asked, by a notice or another way, and an answer is to come: look often again."""
         ...
 
 

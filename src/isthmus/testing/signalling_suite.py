@@ -23,7 +23,7 @@ import pytest
 
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.tasks import Tasks
-from isthmus.ports.signalling import PromptSignalling, Signalling
+from isthmus.ports.signalling import LookingSignalling, PromptSignalling, Signalling
 
 _ARRIVES_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 0.5
@@ -74,6 +74,8 @@ class Publisher:
     async def __call__(self, notice: bytes) -> None:
         """Publish `notice`."""
         await self._signalling.publish(self._to, notice)
+        if isinstance(self._signalling, LookingSignalling):
+            self._signalling.expect()
 
 
 class SignallingSuite:

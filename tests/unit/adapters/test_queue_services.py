@@ -8,7 +8,7 @@ import pytest
 
 from isthmus.adapters.signalling.azure import PROVIDER as AZURE
 from isthmus.adapters.signalling.azure.place import Place as AzurePlace
-from isthmus.adapters.signalling.azure.rhythm import LEAST_IN_A_FLOW_SECONDS, LEAST_SECONDS, MOST_SECONDS, Rhythm
+from isthmus.adapters.signalling.azure.rhythm import LEAST_SECONDS, LEAST_WHEN_SLOW_SECONDS, MOST_SECONDS, Rhythm
 from isthmus.adapters.signalling.inbox import Inbox
 from isthmus.adapters.signalling.sqs import PROVIDER as SQS
 from isthmus.adapters.signalling.sqs.place import Place as SqsPlace
@@ -161,16 +161,48 @@ class TestRhythm:
             rhythm.stir(10.0 + number / 100)
         assert rhythm.next_look() == pytest.approx(10.01 + LEAST_SECONDS)
 
-    def test_where_things_come_at_their_own_pace_the_first_look_waits_for_half_of_what_is_usual(self) -> None:
+    def test_in_a_flow_the_first_look_is_when_the_next_thing_is_due(self) -> None:
         rhythm, now = Rhythm(0.0), 0.0
         for _ in range(50):
             now += 0.6
             rhythm.looked(now, found=True)
+        assert rhythm.next_look() - now == pytest.approx(0.45, abs=0.01)
+        rhythm.looked(now + 0.45, found=False)
+        assert rhythm.next_look() - now == pytest.approx(0.57, abs=0.01)
+
+    def test_a_question_ends_a_flow(self) -> None:
+        rhythm, now = Rhythm(0.0), 0.0
+        for _ in range(50):
+            now += 6.0
+            rhythm.looked(now, found=True)
+        rhythm.stir(now + 1.0)
+        assert rhythm.next_look() <= now + 1.0 + LEAST_WHEN_SLOW_SECONDS
+        rhythm.looked(now + 3.0, found=True)  # the answer
+        assert rhythm.next_look() <= now + 3.0 + LEAST_WHEN_SLOW_SECONDS
+
+    def test_a_flow_that_stops_is_looked_for_ever_later(self) -> None:
+        rhythm, now, looks = Rhythm(0.0), 0.0, 0
+        for _ in range(10):
+            now += 1.0
+            rhythm.looked(now, found=True)
+        while (at := rhythm.next_look()) < now + 3600.0:
+            rhythm.looked(at, found=False)
+            looks += 1
+        assert 3600.0 / MOST_SECONDS <= looks <= 3600.0 / MOST_SECONDS + 20
+
+    def test_answers_that_take_their_time_are_looked_for_after_half_of_it_at_first(self) -> None:
+        rhythm, now = Rhythm(0.0), 0.0
+        for _ in range(50):
+            rhythm.stir(now)
+            now += 0.6
+            rhythm.looked(now, found=True)
+        rhythm.stir(now)
         assert rhythm.next_look() - now == pytest.approx(0.3, abs=0.01)
         for _ in range(50):
+            rhythm.stir(now)
             now += 30.0
             rhythm.looked(now, found=True)
-        assert rhythm.next_look() - now == LEAST_IN_A_FLOW_SECONDS
+        assert rhythm.next_look() - now == LEAST_WHEN_SLOW_SECONDS
 
 
 class TestInbox:

@@ -21,7 +21,7 @@ from isthmus.kit.names import HostPort
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.provider import Loan, Surroundings, Unmetered
-from isthmus.ports.signalling import Signalling
+from isthmus.ports.signalling import LookingSignalling, Signalling
 
 _STEP_SECONDS: Final = 40.0
 _PRESIGNED: Final = "presigned"  # the field of a loan that holds no keys, since the Bridge signs each URL
@@ -261,6 +261,8 @@ async def _round_trip(
         mark = secrets.token_bytes(_NOTICE_BYTES)
         started = time.monotonic()
         await service.publish(own, mark)
+        if isinstance(service, LookingSignalling):
+            service.expect()
         while (left := started + wait - time.monotonic()) > 0:
             getting = asyncio.wait_for(heard.get(), left)
             try:

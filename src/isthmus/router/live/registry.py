@@ -41,7 +41,7 @@ _log = structlog.get_logger()
 
 FIRST_CREDIT: Final = 4 * 1024 * 1024
 """Stream bytes that each side may send before it hears from the other: several round trips' worth on most links."""
-_SPARING_CREDIT: Final = 8 * 1024 * 1024  # of a service paid by the request: two segments of the largest size
+_SPARING_CREDIT: Final = 16 * 1024 * 1024  # of a service paid by the request: four segments of the largest size
 RETURN_MEMORY_SECONDS: Final = 60.0
 """How long the far Router's published return grant may take to arrive here; until then the session vouches for it."""
 LINGER_SECONDS: Final = 60.0
@@ -204,6 +204,7 @@ class Live:
         """Send a small notice over a pair; if the service is down, whoever waits for it will ask again."""
         try:
             await pair.cloud.signalling.publish(router_id, pack(kind, session_id, body))
+            pair.cloud.expect()
         except ProviderTrouble as trouble:
             _log.warning("notice not sent", kind=kind.name, session=session_id.hex()[:8], reason=str(trouble))
 

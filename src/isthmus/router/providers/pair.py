@@ -60,20 +60,12 @@ class PairState(Enum):
     FAILS = "fails"
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The services of a pair: `cloud` as live sessions use them, and its blobstore for what is queued.
-
-    `expect` tells a service that has to be looked into that something is to come.
-    """
+    """The services of a pair: `cloud` as live sessions use them, and its blobstore for what is queued."""
 
     cloud: Cloud
     queued: Blobstore
-    expect: Callable[[], None] = _nothing
 
 
 class CloudPair:
@@ -167,7 +159,7 @@ class RemotePair(CloudPair):
         self._holders += 1
         self._held.set()
         if self._opened is not None:
-            self._opened.expect()  # the answer to an offer, which went another way
+            self._opened.cloud.expect()  # the answer to an offer, which went another way
         try:
             yield
         finally:
@@ -256,6 +248,7 @@ class RemotePair(CloudPair):
         try:
             for wait in _TRIES:
                 await cloud.signalling.publish(self._own, pack(NoticeKind.TRIED, NO_SESSION, mark))
+                cloud.expect()
                 if await _wait(heard, wait):
                     return
         finally:

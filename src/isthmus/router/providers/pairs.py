@@ -219,7 +219,7 @@ class CloudPairs:
             watched = TracedBlobstore(store, watcher)
             blobstore = PacedBlobstore(watched, self._up, self._down, Urgency.LIVE)
             queued = PacedBlobstore(watched, self._up, self._down, Urgency.QUEUED)
-        return Opened(Cloud(signalling, blobstore), queued, expect)
+        return Opened(Cloud(signalling, blobstore, expect), queued)
 
     def _tell(self) -> None:
         self._changed()

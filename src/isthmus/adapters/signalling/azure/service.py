@@ -81,10 +81,9 @@ class AzureQueueSignalling:
                 if trouble.retry is Retry.NEVER or tries == _TRIES:
                     raise _in_time(trouble, loan, self._clock) from trouble
                 await asyncio.sleep(_AGAIN_SECONDS)
-        self.expect()
 
     def expect(self) -> None:
-        """Look often again: what was published may be answered, and so may what went another way."""
+        """Look often again: an answer is to come."""
         now = self._clock.monotonic()
         for rhythm in self._listeners.values():
             rhythm.stir(now)
