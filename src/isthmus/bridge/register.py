@@ -80,7 +80,7 @@ class Register:
             if row.blobs not in {None, mark} and others:
                 raise OperatorError(
                     "the other Bridges of this network keep their blobs elsewhere",
-                    hint="--blobs DIR names a folder that all of them share",
+                    hint="--blobs names a folder or an object store that all of them share",
                 )
             row.blobs = mark
 
