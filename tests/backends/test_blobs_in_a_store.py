@@ -257,8 +257,8 @@ async def test_a_bridge_keeps_where_its_blobs_are_and_refuses_another_place_whil
 @pytest.mark.parametrize(
     ("change", "line", "hint"),
     [
-        ({"keys": "wrong"}, "refuses the keys or their signature", "check the keys"),
-        ({"keys": ""}, "secret_access_key", "NAME=VALUE"),
+        ({"keys": "wrong"}, "the keys may not get in the bucket", "s3:GetObject"),  # Ceph says no more
+        ({"keys": ""}, "the keys for S3 lack secret_access_key", "--blobs-keys FILE"),
         ({"bucket": "no-such-bucket"}, "there is no bucket no-such-bucket", "make it first"),
         ({"port": "1"}, "cannot be reached", "firewall"),
         ({"url": "gopher://x/y"}, "no provider for gopher://x/y", "s3:"),

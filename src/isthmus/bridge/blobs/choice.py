@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from isthmus.bridge.blobs.book import BlobBook
-from isthmus.bridge.blobs.objects import ObjectBlobStore
+from isthmus.bridge.blobs.objects import KEYS_HINT, ObjectBlobStore
 from isthmus.bridge.blobs.shared import SharedBlobStore
 from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.bridge.config import BridgeConfig
@@ -19,7 +19,6 @@ from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.provider import GivenKeys, Loan, Surroundings, Unmetered
 
 _TRIES: Final = 2  # a single 503 is no trouble yet
-_HINT: Final = "--blobs-keys FILE, or the environment; docs/how-to/several-bridges.md says how"
 
 
 def is_url(blobs: str) -> bool:
@@ -44,7 +43,7 @@ def _opened(url: str, keys: Mapping[str, str]) -> Blobstore:
     hosts = provider.hosts(url)
     for secret in provider.secrets:
         if secret.required and not keys.get(secret.name):
-            raise OperatorError(f"--blobs: {secret.name} is missing: {secret.meaning}", hint=_HINT)
+            raise OperatorError(f"--blobs: {secret.name} is missing: {secret.meaning}", hint=KEYS_HINT)
     known = [secret.name for secret in provider.secrets]
     for name in keys:
         if name not in known:

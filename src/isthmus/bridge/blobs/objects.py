@@ -24,6 +24,7 @@ from isthmus.kit.files import make_private_folder
 from isthmus.kit.findings import Level
 from isthmus.ports.blobstore import Blobstore
 
+KEYS_HINT: Final = "--blobs-keys FILE gives the keys; docs/how-to/several-bridges.md says how"
 _MARK: Final = "mark"
 _MARKED: Final = re.compile(rb"[0-9a-f]{32}")
 _LIVE: Final = "live/"
@@ -55,7 +56,7 @@ class ObjectBlobStore(SharedBlobStore):
         except ContainerMissing as error:
             raise OperatorError(f"--blobs: {error}", hint="make it first; the keys need not be allowed to") from error
         except ProviderTrouble as error:
-            raise OperatorError(f"--blobs: {error}", hint=error.hint) from error
+            raise OperatorError(f"--blobs: {error}", hint=error.hint or KEYS_HINT) from error
         for finding in findings:
             if finding.level is Level.BAD:
                 raise OperatorError(f"--blobs: {finding.found}", hint=finding.advice)
