@@ -296,10 +296,12 @@ async def test_what_keys_may_not_do_is_named_at_the_start(tmp_path: Path, ceph: 
 async def refusal(bridge: BridgeProcess) -> str:
     """Return what a Bridge says that does not start."""
     bridge.data.mkdir(exist_ok=True)
-    with pytest.raises(AssertionError) as refused:
-        await bridge.start()
-    assert bridge.process is not None
-    async with asyncio.timeout(STOPS_SECONDS):
-        assert await bridge.process.wait() == 1
-    await bridge.stop()
+    try:
+        with pytest.raises(AssertionError) as refused:
+            await bridge.start()
+        assert bridge.process is not None
+        async with asyncio.timeout(STOPS_SECONDS):
+            assert await bridge.process.wait() == 1
+    finally:
+        await bridge.stop()
     return str(refused.value)

@@ -105,7 +105,9 @@ class Parts:
             self.cluster = Cluster(self, bus)
             await self.cluster.open()
             if isinstance(self.blobs, SharedBlobStore):
-                await self.register.agree_on_blobs(await self.blobs.mark(), others=self.cluster.bridges > 1)
+                mark = await self.blobs.mark()
+                others = not await self.register.has_blobs_at(mark) and await self.cluster.meets_others()
+                await self.register.agree_on_blobs(mark, others=others)
 
     async def refresh_certificate(self) -> None:
         """Renew a certificate that is due, or take the one that another Bridge or the operator has renewed."""

@@ -73,6 +73,11 @@ class Register:
                 )
         await self.refresh()
 
+    async def has_blobs_at(self, mark: str) -> bool:
+        """Return whether the blobs of the network are there, or nowhere yet."""
+        async with self._database.transaction() as session:
+            return (await session.scalars(select(NetworkRow.blobs))).one() in {None, mark}
+
     async def agree_on_blobs(self, mark: str, *, others: bool) -> None:
         """Note where the blobs of the network are. Raises OperatorError if `others` run, and have them elsewhere."""
         async with self._database.transaction() as session:
