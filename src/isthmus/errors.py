@@ -90,6 +90,13 @@ class BlobExists(ProviderTrouble):
         super().__init__(f"blob {name} exists with other content", retry=Retry.NEVER)
 
 
+class ContainerMissing(ProviderTrouble):
+    """There is no such bucket or container, in which blobs could be."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, retry=Retry.NEVER, hint=hint)
+
+
 class Problem(IsthmusError):
     """An HTTP answer as problem+json (RFC 9457).
 

@@ -150,8 +150,8 @@ class Bridges(Network):
             shutil.copy(self.bridges[0].data / "identity.key", data / "identity.key")
         tls = "--tls" if self.options.tls else "--no-tls"
         url = f"{'https' if self.options.tls else 'http'}://127.0.0.1:{self.balancer.port}"
-        shared = ["--public-url", url, "--blobs", str(self._folder / "blobs")]
-        bridge = BridgeProcess(data, [tls, *shared, *self.arguments])
+        folder = [] if "--blobs" in self.arguments else ["--blobs", str(self._folder / "blobs")]
+        bridge = BridgeProcess(data, [tls, "--public-url", url, *folder, *self.arguments])
         await bridge.start()
         self.bridges.append(bridge)
         self.balancer.ports.append(bridge.port)

@@ -11,6 +11,7 @@ from pydantic import ValidationError, validate_call
 
 from isthmus import __version__
 from isthmus.bridge.accounts.service import DEFAULT_VALID_DAYS
+from isthmus.bridge.blobs.choice import is_url
 from isthmus.bridge.config import BridgeAddress, BridgeConfig
 from isthmus.bridge.parts import Parts
 from isthmus.bridge.provider_operations import ProviderOperations
@@ -140,9 +141,10 @@ async def open_administration(data: Path) -> AsyncIterator[Administration]:
 
 def store_address(config: BridgeConfig, url: str) -> None:
     """Remember how Routers reach this Bridge and where its database is, for what is done while it does not run."""
-    fields = {"url": url, "database_url": config.database_url, "bus": config.bus}
+    fields: dict[str, Any] = {"url": url, "database_url": config.database_url, "bus": config.bus}
     if config.blobs is not None:
-        fields["blobs"] = str(config.blobs.absolute())
+        fields["blobs"] = config.blobs if is_url(config.blobs) else str(Path(config.blobs).absolute())
+        fields["blobs_keys"] = dict(config.blobs_keys) or None
     kept = {name: value for name, value in fields.items() if value is not None}
     write_durably(config.data / _ADDRESS_FILE, json.dumps(kept).encode())
 
@@ -155,18 +157,25 @@ def store_database(data: Path, url: str) -> None:
 
 def with_stored_database(config: BridgeConfig) -> BridgeConfig:
     """Return `config` with database, bus and blobs of the last run, unless it names others itself."""
-    data = config.data
+    data, blobs = config.data, _stored(config.data, "blobs")
+    same = config.blobs in {None, blobs}  # keys are for one store
     return replace(
         config,
         database_url=config.database_url or _stored(data, "database_url"),
         bus=config.bus or _stored(data, "bus"),
-        blobs=config.blobs or (Path(folder) if (folder := _stored(data, "blobs")) else None),
+        blobs=config.blobs or blobs,
+        blobs_keys=config.blobs_keys or (_stored_keys(data) if same else {}),
     )
 
 
 def _stored(folder: Path, name: str) -> str | None:
     value = (read_json(folder / _ADDRESS_FILE) or {}).get(name)
     return value if isinstance(value, str) else None
+
+
+def _stored_keys(folder: Path) -> dict[str, str]:
+    keys = (read_json(folder / _ADDRESS_FILE) or {}).get("blobs_keys")
+    return {str(name): str(value) for name, value in keys.items()} if isinstance(keys, dict) else {}
 
 
 def _shown(entry: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from isthmus.bridge.http import make_app
 from isthmus.bridge.parts import Parts
 from isthmus.bridge.signalling.socket import socket_class
 from isthmus.bridge.tls import Tls
-from isthmus.errors import OperatorError
+from isthmus.errors import OperatorError, ProviderTrouble
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.files import folder_lock, make_private_folder
 from isthmus.kit.names import HostPort
@@ -153,10 +153,17 @@ async def _expire(parts: Parts) -> None:
 
 async def _sweep(parts: Parts) -> None:
     while True:
-        if count := await parts.blobs.sweep():
-            _log.info("forgotten blobs deleted", count=count)
-        await parts.refresh_certificate()
+        for work in (_forget_blobs, Parts.refresh_certificate):
+            try:
+                await work(parts)
+            except ProviderTrouble as trouble:
+                _log.warning("sweeping put off", reason=str(trouble), hint=trouble.hint)
         await asyncio.sleep(_SWEEP_SECONDS)
+
+
+async def _forget_blobs(parts: Parts) -> None:
+    if count := await parts.blobs.sweep():
+        _log.info("forgotten blobs deleted", count=count)
 
 
 def _listen(where: HostPort) -> socket.socket:

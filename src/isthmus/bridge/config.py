@@ -1,5 +1,6 @@
 """What an operator can say about a Bridge."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,9 @@ class BridgeConfig:
         key: PEM file of its private key.
         database_url: postgresql://USER:PASSWORD@HOST/NAME; None is what the last run used, and SQLite in `data` at
             first. Several Bridges may share one, if they have the same identity.
-        blobs: the folder of the built-in blobstore, which Bridges on one database share; None is `blobs` in `data`.
+        blobs: the folder of the built-in blobstore, or the URL of an object store, which Bridges on one database share;
+            None is `blobs` in `data`.
+        blobs_keys: what that object store lets the Bridge in with, by the names that its provider gives.
         bus: nats://HOST:PORT, by which Bridges on one database speak to each other; None is the database itself.
         blob_quota: bytes that the built-in blobstore keeps for one site's live sessions.
         blob_seconds: for how long it keeps a live blob that nobody deletes.
@@ -37,7 +40,8 @@ class BridgeConfig:
     certificate: Path | None = None
     key: Path | None = None
     database_url: str | None = field(default=None, repr=False)
-    blobs: Path | None = None
+    blobs: str | None = None
+    blobs_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     bus: str | None = field(default=None, repr=False)
     blob_quota: int = 4 * GIB
     blob_seconds: float = 86_400.0

@@ -9,8 +9,8 @@ import structlog
 
 from isthmus.bridge.accounts.service import Account, Accounts
 from isthmus.bridge.audit.service import Audit
+from isthmus.bridge.blobs.choice import blob_store
 from isthmus.bridge.blobs.shared import SharedBlobStore
-from isthmus.bridge.blobs.store import Allowance, BlobStore
 from isthmus.bridge.cluster.certificate import SharedCertificate
 from isthmus.bridge.cluster.nats import NatsBus
 from isthmus.bridge.cluster.postgres import PostgresBus
@@ -35,6 +35,7 @@ from isthmus.bridge.signalling.poll import Polls
 from isthmus.bridge.tls import Tls
 from isthmus.contract.notices import NO_SESSION, NoticeKind, pack
 from isthmus.envelope.identity import Identity, Random, RouterId
+from isthmus.errors import ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import write_durably
 from isthmus.kit.names import SiteName
@@ -66,12 +67,7 @@ class Parts:
         self.roll = Roll(self.accounts, self.directory, self.hub.is_online, self.providers.usable_by, clock)
         self.lender = Lender(self.providers, clock)
         self.usage = UsageBook(self.database, clock)
-        self.blobs = (SharedBlobStore if self.database.is_shared else BlobStore)(
-            config.blobs or config.data / "blobs",
-            clock,
-            live=Allowance(config.blob_quota, config.blob_seconds),
-            queued=Allowance(config.queue_quota, config.queue_seconds),
-        )
+        self.blobs = blob_store(config, self.database, clock)
         self.metrics = Metrics(self.hub, self.sessions, self.blobs)
         self.guard = Guard(self.accounts, identity.public, clock)
         self.probe = Probe(clock)
@@ -109,7 +105,9 @@ class Parts:
             self.cluster = Cluster(self, bus)
             await self.cluster.open()
             if isinstance(self.blobs, SharedBlobStore):
-                await self.register.agree_on_blobs(await self.blobs.mark(), others=self.cluster.bridges > 1)
+                mark = await self.blobs.mark()
+                others = not await self.register.has_blobs_at(mark) and await self.cluster.meets_others()
+                await self.register.agree_on_blobs(mark, others=others)
 
     async def refresh_certificate(self) -> None:
         """Renew a certificate that is due, or take the one that another Bridge or the operator has renewed."""
@@ -137,6 +135,7 @@ class Parts:
                 await self.cluster.close()
             await self.audit.flush()
             await self.usage.flush()
+            await self.blobs.close()
         finally:
             await self.database.close()
 
@@ -169,7 +168,10 @@ class Parts:
         self._shut_out(account)
         self.changes.touch_all()
         _log.warning("site revoked", site=site, router=account.router_id)
-        await self.blobs.forget_site(site)
+        try:
+            await self.blobs.forget_site(site)
+        except ProviderTrouble as trouble:
+            _log.warning("what the site put stays until its time is over", site=site, reason=str(trouble))
         await self.spread()
         return account
 

@@ -16,6 +16,7 @@ from isthmus.errors import Problem, ProviderTrouble
 
 _log = structlog.get_logger()
 MEDIA_TYPE: Final = "application/problem+json"
+_TROUBLE_SECONDS: Final = 1  # a database or store that is restarted may be back by then
 
 
 class ProblemBody(BaseModel):
@@ -99,8 +100,11 @@ async def _on_http(_request: Request, error: Exception) -> Response:
     return response
 
 
-async def _on_trouble(_request: Request, error: Exception) -> Response:
-    return problem_response(Problem(503, "Not available now", detail=str(error)))
+async def _on_trouble(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProviderTrouble)
+    route = request.scope.get("route")
+    _log.warning("request put off", route=getattr(route, "path", "none"), reason=str(error), hint=error.hint)
+    return problem_response(Problem(503, "Not available now", detail=str(error), retry_after=_TROUBLE_SECONDS))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

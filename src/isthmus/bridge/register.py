@@ -73,6 +73,11 @@ class Register:
                 )
         await self.refresh()
 
+    async def has_blobs_at(self, mark: str) -> bool:
+        """Return whether the blobs of the network are there, or nowhere yet."""
+        async with self._database.transaction() as session:
+            return (await session.scalars(select(NetworkRow.blobs))).one() in {None, mark}
+
     async def agree_on_blobs(self, mark: str, *, others: bool) -> None:
         """Note where the blobs of the network are. Raises OperatorError if `others` run, and have them elsewhere."""
         async with self._database.transaction() as session:
@@ -80,7 +85,7 @@ class Register:
             if row.blobs not in {None, mark} and others:
                 raise OperatorError(
                     "the other Bridges of this network keep their blobs elsewhere",
-                    hint="--blobs DIR names a folder that all of them share",
+                    hint="--blobs names a folder or an object store that all of them share",
                 )
             row.blobs = mark
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isthmus.cli import show
+from isthmus.cli import given, show
 from isthmus.cli.call import call
 from isthmus.cli.options import AsJson, Data, Limit, Part, folder_of, parse_duration, parse_url
 from isthmus.errors import OperatorError
@@ -36,7 +36,8 @@ def run(
     certificate: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     key: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     database_url: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_DATABASE_URL")] = None,
-    blobs: Annotated[Path | None, Parameter(metavar="DIR", env_var="ISTHMUS_BLOBS")] = None,
+    blobs: Annotated[str | None, Parameter(metavar="DIR|URL", env_var="ISTHMUS_BLOBS")] = None,
+    blobs_keys: Annotated[Path | None, Parameter(metavar="FILE", env_var="ISTHMUS_BLOBS_KEYS")] = None,
     bus: Annotated[str | None, Parameter(metavar="URL", env_var="ISTHMUS_BUS")] = None,
     verbose: Annotated[bool, Parameter(negative="")] = False,
     data: Data = None,
@@ -56,8 +57,10 @@ def run(
         key: PEM file with the private key of that certificate.
         database_url: postgresql://USER:PASSWORD@HOST/NAME to use instead of a file in --data; given once, it is kept.
             Bridges that share one, and have the same identity.key, are one network's.
-        blobs: folder of the built-in blobstore, instead of one in --data; Bridges on one database share it. Given once,
-            it is kept.
+        blobs: folder of the built-in blobstore, instead of one in --data, or URL of an object store, such as
+            s3://HOST:PORT/BUCKET; Bridges on one database share it. Given once, it is kept.
+        blobs_keys: file with the keys for that store, one NAME=VALUE a line, readable by its owner only. A key may come
+            from the environment too, as ISTHMUS_BLOBS_NAME. Given once, they are kept.
         bus: nats://[USER:PASSWORD@]HOST:PORT by which Bridges on one database speak to each other, instead of the
             database itself; given once, it is kept.
         verbose: log details too.
@@ -77,6 +80,7 @@ def run(
         key=key,
         database_url=database_url,
         blobs=blobs,
+        blobs_keys=given.blobs_keys(blobs_keys),
         bus=bus,
     )
 

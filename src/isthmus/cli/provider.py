@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from isthmus.cli import show
 from isthmus.cli.call import call
+from isthmus.cli.given import lines_of, read_text, split
 from isthmus.cli.options import AsJson, Data, Part
 from isthmus.errors import OperatorError
 
@@ -108,7 +109,7 @@ def add(
         priority=priority,
         secrets=secrets,
         prices=_prices(price) or None,
-        ca=None if ca is None else _read(ca),
+        ca=None if ca is None else read_text(ca),
     )
     if as_json:
         return show.as_json(row)
@@ -189,7 +190,7 @@ def set_(
         "off": off,
         "secrets": secrets or None,
         "prices": _prices(price) or None,
-        "ca": None if ca is None else _read(ca),
+        "ca": None if ca is None else read_text(ca),
     }
     if all(value is None for value in changes.values()):
         raise OperatorError("nothing is to be changed", hint="--priority, --off, --on, --secret, --price or --ca")
@@ -310,7 +311,7 @@ def usage(
         month: the month, in UTC; without it, this one.
         prices: file with one KIND=NUMBER or PAIR.KIND=NUMBER a line.
     """
-    given = _prices([*_lines(prices), *(price or [])])
+    given = _prices([*lines_of(prices), *(price or [])])
     answer = call(data, Part.BRIDGE, "provider_usage", month=month, prices=given or None)
     if as_json:
         return show.as_json(answer)
@@ -374,14 +375,14 @@ def _usage_line(row: dict[str, Any]) -> dict[str, Any]:
 def _given(secrets: list[str] | None, file: Path | None) -> dict[str, str]:
     """Return the secrets of a file and of the command line; the latter win."""
     found: dict[str, str] = {}
-    text = "" if file is None else _read(file)
+    text = "" if file is None else read_text(file)
     if text.lstrip().startswith("{"):
         found = _from_json(text)
     elif file is not None:
-        found = dict(_split(line, "--secret-file") for line in _lines(file))
+        found = dict(split(line, "--secret-file") for line in lines_of(file))
     for given in secrets or []:
-        name, value = _split(given, "--secret")
-        found[name] = _read(Path(value[1:])) if value.startswith("@") else value
+        name, value = split(given, "--secret")
+        found[name] = read_text(Path(value[1:])) if value.startswith("@") else value
     return found
 
 
@@ -413,30 +414,9 @@ def _prompted(asked: list[dict[str, Any]]) -> dict[str, str]:
 def _prices(given: list[str] | None) -> dict[str, float]:
     found: dict[str, float] = {}
     for text in given or []:
-        kind, value = _split(text, "--price")
+        kind, value = split(text, "--price")
         try:
             found[kind] = float(value)
         except ValueError as error:
             raise OperatorError(f"--price: '{value}' is not a number", hint=f"--price {kind}=0.005") from error
     return found
-
-
-def _split(text: str, option: str) -> tuple[str, str]:
-    """Return name and value. What is not both is not quoted: it may be a secret."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise OperatorError(f"{option}: NAME=VALUE is meant")
-    return name.strip(), value.strip()
-
-
-def _lines(file: Path | None) -> list[str]:
-    lines = [] if file is None else [line.strip() for line in _read(file).splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise OperatorError(f"cannot read {file}: {reason}") from error

@@ -68,6 +68,14 @@ def open_spool_file(path: Path, *, create: bool, write: bool) -> int:
     return os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600)
 
 
+def is_private(path: Path) -> bool:
+    """Return whether nobody but its owner may read a file. Windows has other means to say so: there it is taken as so.
+
+    Raises OSError.
+    """
+    return sys.platform == "win32" or path.stat().st_mode & 0o077 == 0
+
+
 def write_at(handle: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of `data` at `offset`. On Windows one thread at a time may use the handle. Raises OSError."""
     view = memoryview(data)

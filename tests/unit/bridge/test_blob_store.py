@@ -70,6 +70,16 @@ async def put(store: BlobStore) -> bool:
     return await store.put("north", "live/name", whole(), len(BODY), DIGEST)
 
 
+async def test_what_another_bridge_deleted_can_be_put_again_though_no_word_of_it_came(tmp_path: Path) -> None:
+    one, other = (SharedBlobStore(tmp_path / "blobs", FakeClock(), live=ROOM, queued=ROOM) for _ in range(2))
+    await one.open()
+    await put(one)
+    await other.delete("live/name")
+    assert await put(one)
+    size, _ = await other.read("live/name")
+    assert size == len(BODY)
+
+
 def files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix == ".blob"]
 

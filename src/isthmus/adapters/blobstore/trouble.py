@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from isthmus.errors import ProviderTrouble, Retry
+from isthmus.errors import ContainerMissing, ProviderTrouble, Retry
 
 MAX_NAME: Final = 512
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
@@ -57,7 +57,7 @@ class Service:
         said = code or f"HTTP {status}"
         if code in _NO_CONTAINER:
             hint = f"isthmus provider setup makes the {self.container.partition(' ')[0]}"
-            return ProviderTrouble(f"{self}: there is no {self.container} ({said})", retry=Retry.NEVER, hint=hint)
+            return ContainerMissing(f"{self}: there is no {self.container} ({said})", hint=hint)
         if code in _EXPIRED:
             return ProviderTrouble(f"{self}: the keys have expired ({said})", retry=Retry.LATER)
         if code in _SKEWED:

@@ -57,7 +57,7 @@ async def list_blobs(
     "/blobs/{name:path}",
     status_code=201,
     operation_id="put_blob",
-    responses=describe([401, 409, 411, 413, 429, 507]),
+    responses=describe([401, 409, 411, 413, 429, 503, 507]),
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
 )
 async def put_blob(parts: TheParts, caller: Caller, name: _Name, request: Request) -> Response:
@@ -72,7 +72,9 @@ async def put_blob(parts: TheParts, caller: Caller, name: _Name, request: Reques
     return Response(status_code=201 if new else 200)
 
 
-@routes.get("/blobs/{name:path}", operation_id="get_blob", response_class=Response, responses=describe([401, 404, 429]))
+@routes.get(
+    "/blobs/{name:path}", operation_id="get_blob", response_class=Response, responses=describe([401, 404, 429, 503])
+)
 async def get_blob(parts: TheParts, _caller: Caller, name: _Name, wait: _Wait = 0.0) -> Response:
     """Read a blob: who waits for it, also while it is being put. A body that ends too soon did not become whole."""
     check_name(name)
@@ -83,14 +85,14 @@ async def get_blob(parts: TheParts, _caller: Caller, name: _Name, wait: _Wait = 
     return BlobResponse(size, body)
 
 
-@routes.delete("/blobs/{name:path}", status_code=204, operation_id="delete_blob", responses=describe([401, 429]))
+@routes.delete("/blobs/{name:path}", status_code=204, operation_id="delete_blob", responses=describe([401, 429, 503]))
 async def delete_blob(parts: TheParts, _caller: Caller, name: _Name) -> None:
     """Delete a blob, if there is one."""
     check_name(name)
     await parts.blobs.delete(name)
 
 
-@routes.post("/blobs/deletions", status_code=204, operation_id="delete_blobs", responses=describe([401, 422, 429]))
+@routes.post("/blobs/deletions", status_code=204, operation_id="delete_blobs", responses=describe([401, 422, 429, 503]))
 async def delete_blobs(parts: TheParts, _caller: Caller, deletions: BlobDeletions) -> None:
     """Delete many blobs, those that there are."""
     for name in deletions.names:
@@ -98,7 +100,9 @@ async def delete_blobs(parts: TheParts, _caller: Caller, deletions: BlobDeletion
     await parts.blobs.delete(*deletions.names)
 
 
-@routes.post("/blobs/joins", status_code=201, operation_id="join_blobs", responses=describe([401, 404, 409, 422, 429]))
+@routes.post(
+    "/blobs/joins", status_code=201, operation_id="join_blobs", responses=describe([401, 404, 409, 422, 429, 503])
+)
 async def join_blobs(parts: TheParts, caller: Caller, join: BlobJoin) -> Response:
     """Make one blob of several, for who cannot send it whole; repeating it is harmless (200)."""
     blobs = parts.blobs

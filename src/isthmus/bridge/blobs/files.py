@@ -21,7 +21,7 @@ class BlobTorn(Exception):
 
 
 class GrowingBlob:
-    """A blob that is being put. `add`, `keep` and `drop` are for a thread, one at a time; all else is for the loop.
+    """A blob that is being put. What writes (`add`, `whole`, `keep`, `drop`) is for a thread, one at a time.
 
     Attributes:
         size: of the body, as it was announced.
@@ -58,6 +58,12 @@ class GrowingBlob:
         for part in parts:
             platform.write_at(self._handle, part, len(self._header) + self.written)
             self.written += len(part)
+
+    def whole(self, parts: Sequence[bytes]) -> bytes:
+        """Write the last parts and return the body."""
+        self.add(parts)
+        assert self._handle is not None
+        return os.pread(self._handle, self.written, len(self._header))
 
     def keep(self, parts: Sequence[bytes], path: Path) -> None:
         """Write the last parts and give the file its name. Raises FileExistsError."""

@@ -34,6 +34,8 @@ class SharedBlobStore(BlobStore):
 
     async def put(self, site: str, name: str, body: AsyncIterator[bytes], size: int, digest: bytes) -> bool:
         """Keep a blob, and tell the others; see BlobStore."""
+        if name in self._entries and not await self._is_there(name):
+            self._unindex([name])  # another Bridge has deleted it, and its word was lost
         new = await super().put(site, name, body, size, digest)
         entry = self._entries.get(name)
         if new and entry is not None and self.on_kept is not None:
@@ -55,12 +57,13 @@ class SharedBlobStore(BlobStore):
 
     async def sweep(self) -> int:
         """Look what is there, and delete what everybody forgot; return how much."""
-        found = {entry.name: entry for entry in await asyncio.to_thread(self._scan)}
-        gone = [name for name in self._entries if name not in found]
-        self._unindex([name for name in gone if not self._path(name).exists()])
-        for entry in found.values():
-            self._index(entry)
+        await self._refresh()
         return await super().sweep()
+
+    async def forget_site(self, site: str) -> None:
+        """Delete every blob of a site that was revoked, whichever Bridge put it."""
+        await self._refresh()
+        await super().forget_site(site)
 
     # what other Bridges say
 
@@ -74,7 +77,23 @@ class SharedBlobStore(BlobStore):
         self._forsake(names)
         self._unindex(names)
 
-    # inside
+    async def _refresh(self) -> None:
+        """Have the index say what is there."""
+        known = list(self._entries)
+        found = {entry.name: entry for entry in await self._found()}
+        self._unindex([name for name in known if name not in found and not await self._is_there(name)])
+        for entry in found.values():
+            self._index(entry)
+
+    # where the whole ones are
+
+    async def _found(self) -> list[Entry]:
+        """Return all that is there."""
+        return await asyncio.to_thread(self._scan)
+
+    async def _is_there(self, name: str) -> bool:
+        """Return whether there is a blob, whatever the index says."""
+        return await asyncio.to_thread(self._path(name).exists)
 
     async def _remove(self, names: Sequence[str]) -> None:
         """Delete blobs, and tell the others."""

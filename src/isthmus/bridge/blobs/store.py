@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from isthmus.bridge.blobs.files import MOST_NAME, BlobTorn, GrowingBlob, make_header, read_body, read_header
-from isthmus.errors import BlobExists, BlobMissing, Problem
+from isthmus.errors import BlobExists, BlobMissing, Problem, ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
 
@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once: what a put holds in memory
 _HANDED_BYTES: Final = 256 * 1024  # the same, where somebody reads along
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
-_QUEUED: Final = "q/"
+QUEUED: Final = "q/"
 T = TypeVar("T")
 
 
@@ -90,14 +90,14 @@ class BlobStore:
         if usage.size + size > self._allowance(name).quota or usage.count >= _MOST_BLOBS:
             raise Problem(507, "No room", detail=f"{site} has used up its room for blobs.", hint="delete or wait")
         usage.size += size  # reserved, so that puts in flight cannot overrun it
-        growing = GrowingBlob(
-            self._folder / f"new.{secrets.token_hex(8)}", make_header(name, site, digest), size, digest
-        )
+        path = self._folder / f"new.{secrets.token_hex(8)}"
+        growing = GrowingBlob(path, make_header(name, site, digest), size, digest)
+        entry = Entry(name, site, size, self._clock.now(), digest)
         self._growing[name].append(growing)
         self._arrived(name)
         try:
-            await self._write(growing, name, body)
-        except FileExistsError:
+            await self._keep(growing, await self._write(growing, body), entry)
+        except BlobExists:
             await self._index_found(name)
             return await self._same_again(name, _nothing(), digest)
         finally:
@@ -106,14 +106,14 @@ class BlobStore:
             if not self._growing[name]:
                 del self._growing[name]
             if growing.kept:  # also if this was cancelled meanwhile
-                self._index(Entry(name, site, growing.written, self._clock.now(), digest))
+                self._index(entry)
                 for other in self._growing.get(name, ()):
                     other.overtake()
             else:
                 await asyncio.to_thread(growing.drop)
+            growing.end()
             if growing.unwanted:
                 await self._remove([name])
-            growing.end()
         return True
 
     async def read(self, name: str, wait: float = 0.0) -> tuple[int, AsyncIterator[bytes]]:
@@ -163,12 +163,42 @@ class BlobStore:
         """Delete every blob of a site that was revoked."""
         await self.delete(*[entry.name for entry in self._entries.values() if entry.site == site])
 
+    async def close(self) -> None:
+        """Let go of connections."""
+
+    # where the whole ones are
+
+    async def _keep(self, growing: GrowingBlob, rest: Sequence[bytes], entry: Entry) -> None:
+        """Have a blob stay whose last bytes are `rest`, and mark it as kept. Raises BlobExists."""
+        try:
+            await to_its_end(growing.keep, rest, self._path(entry.name))
+        except FileExistsError as error:
+            raise BlobExists(entry.name) from error
+
     async def _body_of(self, entry: Entry) -> bytes:
+        """Return the body of a blob. Raises BlobMissing."""
         start = len(make_header(entry.name, entry.site, entry.digest))
         try:
             return await asyncio.to_thread(read_body, self._path(entry.name), start, entry.size)
         except FileNotFoundError as error:
             raise BlobMissing(entry.name) from error
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        paths = [self._path(entry.name) for entry in self._unindex(names)]
+        if paths:
+            await asyncio.to_thread(unlink, paths)
+
+    async def _index_found(self, name: str) -> None:
+        """Index a blob that was there first, if whoever put it has not done so yet, or was cancelled."""
+        entry = await asyncio.to_thread(entry_of, self._path(name))
+        if entry is not None:
+            self._index(entry)
+
+    def _path(self, name: str) -> Path:
+        # hashed, since some file systems take two names that differ in case for one
+        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.blob"
+
+    # inside
 
     async def _followed(self, name: str, growing: GrowingBlob) -> AsyncIterator[bytes]:
         """Yield a body as it comes in; its rest from elsewhere if the same blob, put again, was whole before it."""
@@ -183,17 +213,8 @@ class BlobStore:
                 raise
             try:
                 yield (await self._body_of(entry))[at:]
-            except BlobMissing as error:
+            except ProviderTrouble as error:
                 raise BlobTorn from error
-
-    def _path(self, name: str) -> Path:
-        # hashed, since some file systems take two names that differ in case for one
-        return self._folder / f"{hashlib.sha256(name.encode()).hexdigest()}.blob"
-
-    async def _remove(self, names: Sequence[str]) -> None:
-        paths = [self._path(entry.name) for entry in self._unindex(names)]
-        if paths:
-            await asyncio.to_thread(unlink, paths)
 
     def _forsake(self, names: Iterable[str]) -> None:
         """See to it that what is still being put does not stay."""
@@ -221,8 +242,8 @@ class BlobStore:
             if not self._awaited[name]:
                 del self._awaited[name]
 
-    async def _write(self, growing: GrowingBlob, name: str, body: AsyncIterator[bytes]) -> None:
-        """Write a body and give it its name. Raises FileExistsError."""
+    async def _write(self, growing: GrowingBlob, body: AsyncIterator[bytes]) -> Sequence[bytes]:
+        """Write a body as it comes in, and return what of it is still to be written."""
         parts: list[bytes] = []
         held = 0
         async for chunk in body:
@@ -231,10 +252,10 @@ class BlobStore:
             if growing.written + held > growing.size:
                 raise Problem(400, "Longer than announced")
             if held >= (_HANDED_BYTES if growing.is_followed else _BATCH_BYTES):
-                await _to_its_end(growing.add, parts)
+                await to_its_end(growing.add, parts)
                 growing.grew()
                 parts, held = [], 0
-        await _to_its_end(growing.keep, parts, self._path(name))
+        return parts
 
     async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
         async for _ in body:
@@ -243,12 +264,6 @@ class BlobStore:
         if entry is None or entry.digest != digest:
             raise BlobExists(name)
         return False
-
-    async def _index_found(self, name: str) -> None:
-        """Index a blob whose file was there first, if whoever put it has not done so yet, or was cancelled."""
-        entry = await asyncio.to_thread(entry_of, self._path(name))
-        if entry is not None:
-            self._index(entry)
 
     def _index(self, entry: Entry) -> None:
         if entry.name in self._entries:
@@ -268,10 +283,10 @@ class BlobStore:
         return found
 
     def _allowance(self, name: str) -> Allowance:
-        return self._queued if name.startswith(_QUEUED) else self._live
+        return self._queued if name.startswith(QUEUED) else self._live
 
     def _usage_of(self, site: str, name: str) -> _Usage:
-        return self._usage[site, name.startswith(_QUEUED)]
+        return self._usage[site, name.startswith(QUEUED)]
 
     def _scan(self) -> list[Entry]:
         found = []
@@ -298,7 +313,7 @@ async def _just(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
-async def _to_its_end(work: Callable[..., T], *arguments: object) -> T:
+async def to_its_end(work: Callable[..., T], *arguments: object) -> T:
     """Do in a thread what holds a file, and wait for it even if this is cancelled."""
     done = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
     try:

@@ -28,7 +28,7 @@ from isthmus.bridge.cluster.forms import (
     touch_of,
 )
 from isthmus.bridge.cluster.packets import Kind, Seals
-from isthmus.bridge.cluster.peers import Peer, Peers
+from isthmus.bridge.cluster.peers import SILENCE_SECONDS, Peer, Peers
 from isthmus.bridge.cluster.presence import Presence
 from isthmus.bridge.directory.changes import Touch
 from isthmus.bridge.sessions.service import Session
@@ -84,6 +84,14 @@ class Cluster:
         self._tasks.spawn(self._peers.run(), name="keeping in touch")
         self._tasks.spawn(self._keep_fresh(), name="reading what changed")
         await asyncio.sleep(_MEET_SECONDS)  # so that it knows their sessions before a Router asks for one
+
+    async def meets_others(self) -> bool:
+        """Return whether there are other Bridges. One that is busy is given the time for which it may be silent."""
+        waited = 0.0
+        while not self._peers.live and waited < SILENCE_SECONDS:
+            await asyncio.sleep(_MEET_SECONDS)
+            waited += _MEET_SECONDS
+        return bool(self._peers.live)
 
     def leave(self) -> None:
         """Say that this Bridge stops, before its Routers lose their connections."""

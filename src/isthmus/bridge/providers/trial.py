@@ -99,22 +99,7 @@ class Trial:
         async with self._store() as store:
             if store is None:
                 return []
-            first, name, body = _name(), _name(), secrets.token_bytes(_BLOB_BYTES)
-            times: list[str] = []
-            async with _swept(store, [first, name]):
-                await store.put(first, body)  # which also connects, and makes what a store makes at first use
-                await store.delete(first)
-                with _timed("put", times):
-                    await store.put(name, body)
-                with _timed("get", times):
-                    got = await store.get(name)
-                found = [await _put_other(store, name), *await _list(store, name)]
-                with _timed("delete", times):
-                    await store.delete(name)
-            changed = Finding(Level.BAD, "blobs", "a blob came back changed", "is something between that rewrites it?")
-            well = Finding(Level.OK, "blobs", f"{', '.join(times)} ({_BLOB_BYTES} bytes)")
-            rows = [well if got == body else changed, *found, await _get_deleted(store, name)]
-            return [row for row in rows if row is not None]
+            return [*await try_store(store), *await _list(store)]
 
     async def _notices(self) -> list[Finding]:
         async with self._service() as service:
@@ -169,6 +154,26 @@ class Trial:
     def _surroundings(self, service: Service) -> Surroundings:
         keys = _Lent(self._lender, self._pair, service, self._own)
         return Surroundings(keys, self._lender.way(self._pair, service), Unmetered())
+
+
+async def try_store(store: Blobstore) -> list[Finding]:
+    """Put, get and delete a blob or two, and say how that went. Raises ProviderTrouble if it did not."""
+    first, name, body = _name(), _name(), secrets.token_bytes(_BLOB_BYTES)
+    times: list[str] = []
+    async with _swept(store, [first, name]):
+        await store.put(first, body)  # which also connects, and makes what a store makes at first use
+        await store.delete(first)
+        with _timed("put", times):
+            await store.put(name, body)
+        with _timed("get", times):
+            got = await store.get(name)
+        found = await _put_other(store, name)
+        with _timed("delete", times):
+            await store.delete(name)
+    changed = Finding(Level.BAD, "blobs", "a blob came back changed", "is something between that rewrites it?")
+    well = Finding(Level.OK, "blobs", f"{', '.join(times)} ({_BLOB_BYTES} bytes)")
+    rows = [well if got == body else changed, found, await _get_deleted(store, name)]
+    return [row for row in rows if row is not None]
 
 
 class _Lent:
@@ -230,10 +235,10 @@ async def _put_other(store: Blobstore, name: str) -> Finding | None:
     return Finding(Level.BAD, "blobs", "a blob was overwritten by another one", advice)
 
 
-async def _list(store: Blobstore, name: str) -> list[Finding]:
+async def _list(store: Blobstore) -> list[Finding]:
     """Say so if a Router's keys show the names of others' blobs."""
     try:
-        async for _ in store.list(name):
+        async for _ in store.list(_name()):
             break
     except ProviderTrouble:
         return []
