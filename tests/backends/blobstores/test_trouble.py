@@ -20,6 +20,7 @@ from isthmus.cloudio.retry import RetryingBlobstore
 from isthmus.errors import BlobExists, BlobMissing, IsthmusError, OperatorError, ProviderTrouble, Retry
 from isthmus.ports.blobstore import Blobstore
 from isthmus.ports.provider import BlobstoreProvider, Keys, Loan, Way
+from isthmus.testing.depth import count
 
 CANARY = "CANARYSECRETCANARYSECRETCANARYSECRET"
 
@@ -131,10 +132,13 @@ def check_words(error: IsthmusError) -> None:
 # -- weather
 
 
-async def test_in_bad_weather_every_blob_comes_through_and_none_is_another(case: Case) -> None:
-    async with weather(case.port, some=BAD, share=0.3, seed=7) as sky, through(case, sky.port) as plain:
-        store = RetryingBlobstore(plain, tries=12, first=0.001, most=0.01)
-        bodies = {f"w-{secrets.token_hex(8)}": secrets.token_bytes(size) for size in (1, 1000, 70_000, 300_000) * 3}
+@pytest.mark.parametrize("seed", range(count(push=1, nightly=500)))
+async def test_in_bad_weather_every_blob_comes_through_and_none_is_another(case: Case, seed: int) -> None:
+    """T5."""
+    sizes = (1, 1000, 70_000, 300_000) * count(push=3, nightly=25)
+    async with weather(case.port, some=BAD, share=0.3, seed=seed) as sky, through(case, sky.port) as plain:
+        store = RetryingBlobstore(plain, tries=20, first=0.001, most=0.01)
+        bodies = {f"w-{secrets.token_hex(8)}": secrets.token_bytes(size) for size in sizes}
         for name, body in bodies.items():
             await store.put(name, body)
         for name, body in bodies.items():
