@@ -51,7 +51,7 @@ async def two(
     server: PostgresServer, database: asyncpg.Connection, folder: Path
 ) -> AsyncIterator[tuple[BridgeUnderTest, BridgeUnderTest]]:
     url = server.url(await database.fetchval("SELECT current_database()"))
-    shared: dict[str, Any] = {"database_url": url, "blobs": folder / "blobs"}
+    shared: dict[str, Any] = {"database_url": url, "blobs": str(folder / "blobs")}
     async with running_bridge(folder / "one", **shared) as one:
         (folder / "other").mkdir(mode=0o700)
         shutil.copy(folder / "one" / "identity.key", folder / "other")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -186,10 +187,12 @@ def ceph() -> Iterator[CephServer]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens at, and that the system gives to nobody else: a monitor is asked at once."""
+    while True:
+        port = 12_000 + secrets.randbelow(20_000)  # below those that are given out to whoever asks for any
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
 
 
 def _path() -> str:
