@@ -1,0 +1,74 @@
+"""Cloud services that are closed while somebody uses them: other keys came for a pair, and its sessions go on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from isthmus.adapters.blobstore.lent import LentBlobstore
+from isthmus.adapters.blobstore.memory import MemoryBlobstore
+from isthmus.adapters.blobstore.signed import SignedBlobstore
+from isthmus.adapters.blobstore.trouble import Service
+from isthmus.errors import ProviderTrouble, Retry
+from isthmus.kit.tasks import Tasks
+from isthmus.ports.blobstore import Blobstore
+from isthmus.ports.provider import Loan, Unmetered, Way
+
+
+class KeysToCome:
+    """Keys that the Bridge lends only once `lent` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.lent = asyncio.Event(), asyncio.Event()
+
+    async def loan(self) -> Loan:
+        self.asked.set()
+        await self.lent.wait()
+        return Loan({"account_key": "QUJD"})
+
+    async def urls(self, method: str, names: Sequence[str]) -> list[str]:
+        del method
+        self.asked.set()
+        await self.lent.wait()
+        return [f"http://127.0.0.1:9/{name}" for name in names]
+
+
+@asynccontextmanager
+async def tasks_of_test() -> AsyncIterator[Tasks]:
+    tasks = Tasks("test")
+    async with asyncio.timeout(20):
+        yield tasks
+    await tasks.close()
+
+
+async def test_a_store_that_is_closed_while_keys_are_lent_for_it_is_not_opened_any_more() -> None:
+    keys, opened = KeysToCome(), list[Blobstore]()
+
+    def opener(_: Mapping[str, str]) -> Blobstore:
+        opened.append(MemoryBlobstore())
+        return opened[-1]
+
+    store = LentBlobstore(keys, opener, MemoryBlobstore().traits)
+    async with tasks_of_test() as tasks:
+        putting = tasks.spawn(store.put("a", b"x"), name="put", awaited=True)
+        await keys.asked.wait()
+        await store.close()
+        keys.lent.set()
+        with pytest.raises(ProviderTrouble, match="closed") as refused:
+            await putting
+    assert refused.value.retry is Retry.NEVER
+    assert opened == []
+
+
+async def test_a_store_by_signed_urls_that_is_closed_meanwhile_makes_no_connection_any_more() -> None:
+    keys = KeysToCome()
+    store = SignedBlobstore(Service("S3", "at", "bucket", {}), keys, Way(), MemoryBlobstore().traits, Unmetered())
+    async with tasks_of_test() as tasks:
+        putting = tasks.spawn(store.put("a", b"x"), name="put", awaited=True)
+        await keys.asked.wait()
+        await store.close()
+        keys.lent.set()
+        with pytest.raises(ProviderTrouble, match="closed"):
+            await putting
+    assert store._web._session is None
