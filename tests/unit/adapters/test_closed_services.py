@@ -1,11 +1,15 @@
 """Cloud services that are closed while somebody uses them: other keys came for a pair, and its sessions go on."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from isthmus.adapters.blobstore import folder
+from isthmus.adapters.blobstore.folder import FolderBlobstore
 from isthmus.adapters.blobstore.lent import LentBlobstore
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.blobstore.signed import SignedBlobstore
@@ -72,3 +76,32 @@ async def test_a_store_by_signed_urls_that_is_closed_meanwhile_makes_no_connecti
         with pytest.raises(ProviderTrouble, match="closed"):
             await putting
     assert store._web._session is None
+
+
+async def test_a_folder_that_is_closed_answers_those_whose_turn_does_not_come_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let_go = threading.Semaphore(0), threading.Event()
+
+    def slow(_store: FolderBlobstore, _path: Path) -> bytes:
+        begun.release()
+        let_go.wait()
+        return b"x"
+
+    monkeypatch.setattr(FolderBlobstore, "_get", slow)
+    store = FolderBlobstore(tmp_path, Unmetered())
+    async with tasks_of_test() as tasks:
+        try:
+            first = [tasks.spawn(store.get("a"), name="get") for _ in range(folder._LANES)]
+            for _ in first:
+                await asyncio.to_thread(begun.acquire)
+            late = tasks.spawn(store.get("a"), name="get", awaited=True)
+            await asyncio.sleep(0)
+            await store.close()
+            with pytest.raises(ProviderTrouble, match="closed"):
+                await late
+            with pytest.raises(ProviderTrouble, match="closed"):
+                await store.get("a")
+        finally:
+            let_go.set()
+        assert await asyncio.gather(*first) == [b"x"] * len(first)
