@@ -14,10 +14,14 @@ from isthmus.adapters.blobstore.lent import LentBlobstore
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.blobstore.signed import SignedBlobstore
 from isthmus.adapters.blobstore.trouble import Service
+from isthmus.adapters.signalling.azure import PROVIDER as AZURE
+from isthmus.adapters.signalling.azure.service import AzureQueueSignalling
 from isthmus.errors import ProviderTrouble, Retry
 from isthmus.kit.tasks import Tasks
 from isthmus.ports.blobstore import Blobstore
-from isthmus.ports.provider import Loan, Unmetered, Way
+from isthmus.ports.provider import Loan, Surroundings, Unmetered, Way
+
+ROUTER = "A2" * 18
 
 
 class KeysToCome:
@@ -76,6 +80,19 @@ async def test_a_store_by_signed_urls_that_is_closed_meanwhile_makes_no_connecti
         with pytest.raises(ProviderTrouble, match="closed"):
             await putting
     assert store._web._session is None
+
+
+async def test_an_azure_queue_that_is_closed_while_somebody_publishes_makes_no_connection_any_more() -> None:
+    keys = KeysToCome()
+    service = AZURE.open("azqueue://127.0.0.1:9/account/relay?tls=no", Surroundings(keys, Way(), Unmetered()))
+    assert isinstance(service, AzureQueueSignalling)
+    async with tasks_of_test() as tasks:
+        publishing = tasks.spawn(service.publish(ROUTER, b"x"), name="publish", awaited=True)
+        await keys.asked.wait()
+        await service.close()
+        keys.lent.set()
+        with pytest.raises(ProviderTrouble, match="closed"):
+            await publishing
 
 
 async def test_a_folder_that_is_closed_answers_those_whose_turn_does_not_come_any_more(
