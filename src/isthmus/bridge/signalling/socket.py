@@ -83,8 +83,8 @@ class SignallingSocket(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close the connection: the Bridge stops. Called by uvicorn."""
-        if self._account is None and self._transport is not None:
-            self._transport.close()
+        if self._transport is not None and not self._socket.is_open:
+            self._transport.close()  # not admitted, or admitted in this very turn of the loop
         self._socket.close(CloseCode.GOING_AWAY, "the Bridge stops")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
