@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
 
+import pytest
 from uvicorn.server import ServerState
 
+from isthmus.adapters.signalling.websocket import Opcode, frame
 from isthmus.bridge.accounts.service import Account
 from isthmus.bridge.signalling.hub import Hub
 from isthmus.bridge.signalling.socket import SignallingSocket
@@ -22,10 +24,14 @@ class Admits:
 
     def __init__(self, account: Account) -> None:
         self._account = account
+        self.revoked = False
 
     def admit_socket(self, target: str, authorization: str) -> Account:
         del target, authorization
         return self._account
+
+    def is_revoked(self, account: Account) -> bool:
+        return self.revoked and account == self._account
 
 
 class Wire(asyncio.Transport):
@@ -87,3 +93,24 @@ async def test_no_connection_outlives_a_bridge_that_stops_while_it_is_made(bench
         assert not state.connections
         if wire.protocol is not socket:
             wire.protocol.abort()
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_router_that_is_revoked_before_its_first_frame_does_not_get_to_the_hub(
+    bench: Bench, revoked: bool
+) -> None:
+    member = await bench.join("clinic")
+    hub, doorkeeper, wire = Hub(), Admits(bench.account(member)), Wire()
+    socket = SignallingSocket(hub, doorkeeper, ServerState(), {})
+    wire.protocol = socket
+    socket.connection_made(wire)
+    socket.data_received(UPGRADE)
+    await asyncio.sleep(0)
+    doorkeeper.revoked = revoked
+    ping = b"".join(frame(Opcode.PING, (), masks=True))
+    memoryview(wire.protocol.get_buffer(-1))[: len(ping)] = ping
+    wire.protocol.buffer_updated(len(ping))
+    assert hub.is_online(member.identity.router_id) is not revoked
+    assert wire.is_open is not revoked
+    wire.abort()
+    await asyncio.sleep(0)
