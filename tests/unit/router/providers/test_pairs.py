@@ -368,6 +368,21 @@ async def in_use(scene: Scene) -> None:
     await until(lambda: scene.state("one")[0] == "works")
 
 
+async def test_a_pair_that_the_bridge_lists_again_while_it_is_opened_anew_is_opened_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, tasks = Slow(scene, monkeypatch), Tasks("test")
+    await in_use(scene)
+    anew = tasks.spawn(scene.pairs.open_anew("one"), name="other keys")
+    await slow.closing.wait()
+    scene.listed(entry("one"))
+    slow.go_on.set()
+    await anew
+    await until(lambda: scene.state("one")[0] == "works")
+    assert slow.open == ["signalling", "blobstore"]
+    assert len(scene.pairs._tasks) == 1
+
+
 async def test_a_pair_that_is_being_let_go_when_the_router_stops_is_let_go_to_the_end(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
