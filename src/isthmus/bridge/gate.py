@@ -124,6 +124,10 @@ class Guard:
         if self.on_used is not None and not target.startswith(_BLOBS):
             self.on_used(signature.router_id, signature.nonce)
 
+    def is_revoked(self, account: Account) -> bool:
+        """Return whether this Router was shut out."""
+        return self._accounts.is_revoked(account.router_id)
+
     def admit_socket(self, target: str, authorization: str) -> Account:
         """Return the account of a signed upgrade request. Raises Problem."""
         if target != SIGNALLING_PATH:

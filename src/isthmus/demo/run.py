@@ -371,7 +371,15 @@ def _dataset(held: dict[tuple[str, str], images.Image], image: images.Image) -> 
 
 def _files_with(canaries: set[bytes], place: Path) -> list[Path]:
     files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-    return [file for file in files if any(canary in file.read_bytes() for canary in canaries)]
+    return [file for file in files if _holds_any(canaries, file)]
+
+
+def _holds_any(canaries: set[bytes], file: Path) -> bool:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return False  # the parts still run: a bundle that is delivered goes, and may do so meanwhile
+    return any(canary in content for canary in canaries)
 
 
 def _sum_up(progress: Progress) -> None:

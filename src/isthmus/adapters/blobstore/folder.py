@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from isthmus.adapters.blobstore.trouble import check_name, seconds_for
+from isthmus.adapters.blobstore.trouble import check_name, seconds_for, was_closed
 from isthmus.errors import BlobExists, BlobMissing, OperatorError, ProviderTrouble, Retry
 from isthmus.kit import platform
 from isthmus.kit.clock import SystemClock
@@ -54,6 +54,7 @@ class FolderBlobstore:
         self._root = root
         self._meter = meter
         self._threads = ThreadPoolExecutor(_LANES, thread_name_prefix="folder")
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<FolderBlobstore {self._root}>"
@@ -93,19 +94,28 @@ class FolderBlobstore:
             yield blob
 
     async def close(self) -> None:
-        """Let the threads end; one that a dead server holds is left to it."""
+        """Let the threads end; one that a dead server holds is left to it, and who waits for a thread is refused."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, operation: str, work: Callable[[], T], seconds: float) -> T:
+        if self._closed:
+            raise was_closed()
+        result = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                await asyncio.wait([result])
+            if result.cancelled():
+                raise was_closed()
+            return result.result()
         except TimeoutError as error:
             raise ProviderTrouble(
                 f"{self._root}: no answer to a {operation} in time", retry=Retry.LATER, hint="is its server up?"
             ) from error
         except OSError as error:
             raise self._trouble(operation, error) from error
+        finally:
+            result.cancel()  # if its turn had not come
 
     # -- in a thread
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import import_module
 from typing import Final
 
+from isthmus.adapters.blobstore.trouble import was_closed
 from isthmus.errors import OperatorError, ProviderTrouble, Retry
 from isthmus.ports.blobstore import BlobInfo, Blobstore, BlobstoreTraits
 from isthmus.ports.provider import Keys
@@ -23,6 +24,7 @@ class LentBlobstore:
         self._opened: Blobstore | None = None
         self._fields: Mapping[str, str] = {}
         self._old: list[Blobstore] = []
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<LentBlobstore: {self._opened!r}>"
@@ -46,13 +48,16 @@ class LentBlobstore:
             yield blob
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """Close what was opened; nothing is opened from now on."""
+        self._closed = True
         old, self._old, self._opened = self._old, [], None
         for store in old:
             await store.close()
 
     async def _inner(self) -> Blobstore:
         loan = await self._keys.loan()
+        if self._closed:
+            raise was_closed()
         if self._opened is None or loan.fields != self._fields:
             self._opened, self._fields = self._opener(loan.fields), loan.fields
             self._old.append(self._opened)

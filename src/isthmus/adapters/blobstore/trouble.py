@@ -116,6 +116,11 @@ class Service:
         )
 
 
+def was_closed() -> ProviderTrouble:
+    """Return what is said to those who still use a store that was closed, as when there are other keys for it."""
+    return ProviderTrouble("this blobstore was closed", retry=Retry.NEVER)
+
+
 def code_of(text: str) -> str:
     """Return the error code in an answer's XML, or an empty text. What only its words call expired is so called."""
     if _EXPIRED_WORDS.search(text):

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from isthmus.adapters.blobstore.trouble import Service, seconds_for
+from isthmus.adapters.blobstore.trouble import Service, seconds_for, was_closed
 from isthmus.ports.provider import Way
 
 _CONNECT_SECONDS: Final = 5.0
@@ -40,6 +40,7 @@ class Web:
         self._service = service
         self._way = way
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Web to {self._service}>"
@@ -79,7 +80,8 @@ class Web:
             return Answer(response.status, response.headers, content)
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections; none is made from now on."""
+        self._closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -98,6 +100,8 @@ class Web:
         return b"".join(parts)
 
     def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise was_closed()
         if self._session is None:
             context = ssl.create_default_context()
             if self._way.ca is not None:

@@ -172,6 +172,8 @@ class BridgeSignalling:
         elif way is not None and isinstance(way.lane, Polling):
             await way.lane.leave()
         await self._tasks.close()
+        if self._way is not None:
+            self._way.end()  # a WebSocket that took over while the polls ended: the task that would hold it is gone
         self._settled.set()
         self._wake()
 
@@ -238,8 +240,13 @@ class BridgeSignalling:
                 except IsthmusError as error:
                     _log.debug("still no WebSocket", error=str(error))
                     continue
-                if not await self._is_heard(better):
-                    better.end()
+                is_heard = False
+                try:
+                    is_heard = await self._is_heard(better)
+                finally:
+                    if not is_heard:
+                        better.end()
+                if not is_heard:
                     continue
                 self._doubt.clear()
                 self._use(better)

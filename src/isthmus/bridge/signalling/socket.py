@@ -32,6 +32,10 @@ class Doorkeeper(Protocol):
         """Return the account of a signed upgrade request. Raises Problem."""
         ...
 
+    def is_revoked(self, account: Account) -> bool:
+        """Return whether this Router was shut out since."""
+        ...
+
 
 def socket_class(hub: Hub, doorkeeper: Doorkeeper) -> Callable[..., asyncio.Protocol]:
     """Return what uvicorn calls for each request to upgrade to a WebSocket."""
@@ -83,8 +87,8 @@ class SignallingSocket(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close the connection: the Bridge stops. Called by uvicorn."""
-        if self._account is None and self._transport is not None:
-            self._transport.close()
+        if self._transport is not None and not self._socket.is_open:
+            self._transport.close()  # not admitted, or admitted in this very turn of the loop
         self._socket.close(CloseCode.GOING_AWAY, "the Bridge stops")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -148,7 +152,11 @@ class SignallingSocket(asyncio.Protocol):
             self._socket.take_over(transport)
 
     def _attach(self) -> None:
-        if not self._attached and self._account is not None:
+        if self._attached or self._account is None:
+            return
+        if self._doorkeeper.is_revoked(self._account):  # since it was admitted, when the hub did not know it yet
+            self._socket.close(CloseCode.POLICY, "revoked")
+        else:
             self._attached = True
             self._hub.attach(self._account.mailbox, self)
             _log.info("router connected", site=self._account.site)

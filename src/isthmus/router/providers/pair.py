@@ -214,9 +214,18 @@ class RemotePair(CloudPair):
             await self._close()
 
     async def _close(self) -> None:
+        """Let go of the services, to the end even if this is cancelled: nobody else has them any more."""
         opened, self._opened = self._opened, None
         if opened is None:
             return
+        closing = Tasks(f"closing {self.name}").spawn(self._let_go(opened), name="close")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            raise
+
+    async def _let_go(self, opened: Opened) -> None:
         await self._listening.close()
         self._listening = Tasks(f"listening at {self.name}")
         if not is_built_in(self.entry.signalling):

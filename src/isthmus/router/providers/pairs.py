@@ -107,7 +107,8 @@ class CloudPairs:
             pair, task = known
             task.cancel()
             await asyncio.wait([task])
-            self._begin(pair.entry, self._take)
+            if name not in self._remote:  # the Bridge's list may have come meanwhile
+                self._begin(pair.entry, self._take)
 
     @property
     def usable(self) -> list[str]:

@@ -16,7 +16,8 @@ from isthmus.contract.rest import BlobUrlRequest, BlobUrls, Network, ProviderEnt
 from isthmus.errors import Problem, ProviderTrouble, Retry
 from isthmus.kit.clock import SystemClock
 from isthmus.kit.names import HostPort
-from isthmus.ports.provider import GivenKeys, Way
+from isthmus.kit.tasks import Tasks
+from isthmus.ports.provider import GivenKeys, Surroundings, Way
 from isthmus.ports.signalling import SignallingTraits
 from isthmus.router.providers import pair as pair_module
 from isthmus.router.providers import pairs as pairs_module
@@ -333,3 +334,64 @@ def test_counts_only_grow_and_name_pair_and_kind() -> None:
         ("one", "put", 2, 150, 0),
         ("two", "receive", 1, 0, 0),
     ]
+
+
+class Slow:
+    """Services whose closing takes until `go_on` is set; counts which are open."""
+
+    def __init__(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.closing, self.go_on = asyncio.Event(), asyncio.Event()
+        self.open: list[str] = []
+        for kind, shared in (("signalling", scene.services), ("blobstore", scene.stores)):
+            monkeypatch.setattr(shared, "open", self._opener(kind, shared.open, monkeypatch))
+
+    def _opener(self, kind: str, real: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        def opened(url: str, surroundings: Surroundings) -> Any:
+            service = real(url, surroundings)
+            self.open.append(kind)
+
+            async def close() -> None:
+                self.closing.set()
+                await self.go_on.wait()
+                self.open.remove(kind)
+
+            monkeypatch.setattr(service, "close", close)
+            return service
+
+        return opened
+
+
+async def in_use(scene: Scene) -> None:
+    """Have the Bridge list a pair that is accepted here, until it works."""
+    scene.egress.allow_typed(AT)
+    scene.listed(entry("one"))
+    await until(lambda: scene.state("one")[0] == "works")
+
+
+async def test_a_pair_that_the_bridge_lists_again_while_it_is_opened_anew_is_opened_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, tasks = Slow(scene, monkeypatch), Tasks("test")
+    await in_use(scene)
+    anew = tasks.spawn(scene.pairs.open_anew("one"), name="other keys")
+    await slow.closing.wait()
+    scene.listed(entry("one"))
+    slow.go_on.set()
+    await anew
+    await until(lambda: scene.state("one")[0] == "works")
+    assert slow.open == ["signalling", "blobstore"]
+    assert len(scene.pairs._tasks) == 1
+
+
+async def test_a_pair_that_is_being_let_go_when_the_router_stops_is_let_go_to_the_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, tasks = Slow(scene, monkeypatch), Tasks("test")
+    await in_use(scene)
+    scene.listed()
+    await slow.closing.wait()
+    stopping = tasks.spawn(scene.pairs.close(), name="stop")
+    await asyncio.sleep(0)
+    slow.go_on.set()
+    await stopping
+    assert slow.open == []

@@ -162,6 +162,7 @@ class AzureQueueSignalling:
         async with self._opening:
             if self._caller is None:
                 self._caller = await open_caller(self._place, self._way)
+        self._demand_open()  # or who asked for keys meanwhile would make connections that nobody ends
         return self._caller
 
     def _demand_open(self) -> None:
