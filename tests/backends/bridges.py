@@ -152,8 +152,8 @@ class Bridges(Network):
         url = f"{'https' if self.options.tls else 'http'}://127.0.0.1:{self.balancer.port}"
         folder = [] if "--blobs" in self.arguments else ["--blobs", str(self._folder / "blobs")]
         bridge = BridgeProcess(data, [tls, "--public-url", url, *folder, *self.arguments])
+        self.bridges.append(bridge)  # before it runs, so that it is ended even if it does not get ready
         await bridge.start()
-        self.bridges.append(bridge)
         self.balancer.ports.append(bridge.port)
         self.bridge = self.bridges[0].control
         return bridge
@@ -182,8 +182,10 @@ async def running_bridges(
         await network.together()
         yield network
     finally:
+        how = signal.SIGKILL if sys.exc_info()[0] else signal.SIGTERM
         network.bridge = None
-        await network.close()
-        for bridge in network.bridges:
-            await bridge.stop(signal.SIGKILL if sys.exc_info()[0] else signal.SIGTERM)
-        await network.balancer.close()
+        async with contextlib.AsyncExitStack() as stack:  # one that cannot end keeps none of the others from it
+            stack.push_async_callback(network.balancer.close)
+            for bridge in reversed(network.bridges):
+                stack.push_async_callback(bridge.stop, how)
+            await network.close()

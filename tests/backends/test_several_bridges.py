@@ -6,9 +6,11 @@ import itertools
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
+from tests.backends import bridges
 from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, Bridges, running_bridges
 from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 from tests.backends.servers.nats import NatsServer, running_nats
@@ -296,13 +298,42 @@ async def no_session(network: Bridges) -> bool:
     return not any([await bridge.control.control("sessions") for bridge in network.bridges])
 
 
+async def test_a_bridge_that_takes_too_long_to_start_does_not_outlive_its_test(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[asyncio.subprocess.Process] = []
+    start = asyncio.create_subprocess_exec
+
+    async def note(*words: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await start(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", note)
+    monkeypatch.setattr(bridges, "STARTS_SECONDS", 0)
+    stranger = BridgeProcess(tmp_path, ["--no-tls", "--database-url", url])
+    with pytest.raises(TimeoutError):
+        await refusal(stranger)
+    with pytest.raises(TimeoutError):
+        async with running_bridges(tmp_path, ["--database-url", url], count=1):
+            pass
+    try:
+        assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+    finally:
+        for process in started:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
 async def refusal(bridge: BridgeProcess) -> str:
     """Return what a Bridge says that does not start."""
-    with pytest.raises(AssertionError) as refused:
-        await bridge.start()
-    process = bridge.process
-    assert process is not None
-    async with asyncio.timeout(STOPS_SECONDS):
-        assert await process.wait() == 1
-    await bridge.stop()
+    try:
+        with pytest.raises(AssertionError) as refused:
+            await bridge.start()
+        process = bridge.process
+        assert process is not None
+        async with asyncio.timeout(STOPS_SECONDS):
+            assert await process.wait() == 1
+    finally:
+        await bridge.stop(signal.SIGKILL)
     return str(refused.value)

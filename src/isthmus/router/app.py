@@ -195,6 +195,7 @@ async def _router(config: RouterConfig, around: Callable[[Cloud], Cloud]) -> Asy
             for name, operation in offered.table().items():
                 control.register(name, operation)
         address = await stack.enter_async_context(control.serving(config.console))
+        stack.callback(listener.hang_up)
         stack.push_async_callback(live.drain, config.limits.drain_seconds)
         stack.callback(queue.dispatcher.stop)  # or the drain would wait for associations that find ever more to send
         stack.callback(listener.close)

@@ -197,3 +197,21 @@ async def test_mutated_pdus_crash_and_hang_nothing(tmp_path: Path) -> None:
                 await echoes(site)
         assert resident() - before < 64 * MIB
         await echoes(site)
+
+
+async def test_no_connection_outlives_its_router(tmp_path: Path) -> None:
+    async with (
+        listening(Archive()) as pacs,
+        Network.running(tmp_path, options=NetworkOptions()) as network,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        await network.pair(pacs)
+        site = network.sites["north"]
+        _, refused, released = [await stack.enter_async_context(calling(site.port)) for _ in range(3)]
+        assert (await refused.associate("NOWHERE", "WS"))[0] == 3
+        assert (await released.associate("PACS", "WS"))[0] == 2  # those before it have been accepted too
+        await released.send(release_rq())
+        assert (await released.pdu())[0] == 6
+        assert len([one for one in network.left() if one.startswith("open")]) > 1
+        await site.end()
+        assert [one for one in network.left() if one.startswith("open")] == []

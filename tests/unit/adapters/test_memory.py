@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -91,3 +92,20 @@ async def test_publishing_to_a_closed_service_is_refused_for_good() -> None:
     with pytest.raises(ProviderTrouble) as refused:
         await service.publish("box", b"notice")
     assert refused.value.retry is Retry.NEVER
+
+
+async def test_who_waits_for_room_is_let_go_when_the_service_is_closed_though_its_listener_takes_nothing() -> None:
+    service, tasks = MemorySignalling(), Tasks("test")
+    notices = service.listen("here")
+    async with asyncio.timeout(20):
+        await service.publish("here", b"first")
+        assert await anext(notices) == b"first"  # and no more from here on
+        for _ in range(4):
+            await service.publish("here", bytes(1024 * 1024))
+        waiting = tasks.spawn(service.publish("here", b"late"), name="publish", awaited=True)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await service.close()
+        with pytest.raises(ProviderTrouble, match="closed"):
+            await waiting
+    await tasks.close()

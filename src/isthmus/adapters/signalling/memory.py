@@ -44,8 +44,7 @@ class MemorySignalling:
         """Hand a notice to whoever listens; waits while 4 MiB wait there. Raises ProviderTrouble if it is too large."""
         if len(notice) > self.traits.max_notice_bytes:
             raise ProviderTrouble(f"a notice of {len(notice)} bytes is too large", retry=Retry.NEVER)
-        if self._closed:
-            raise ProviderTrouble("this service is closed", retry=Retry.NEVER)
+        self._demand_open()
         box = self._mailboxes.get(to)
         if box is None:
             return
@@ -53,6 +52,7 @@ class MemorySignalling:
             room = asyncio.get_running_loop().create_future()
             box.room.append(room)
             await room
+            self._demand_open()
         box.notices.append(notice)
         box.size += len(notice)
         if box.arrival is not None and not box.arrival.done():
@@ -95,6 +95,10 @@ class MemorySignalling:
             if box.arrival is not None and not box.arrival.done():
                 box.arrival.set_result(None)
             _release(box)
+
+    def _demand_open(self) -> None:
+        if self._closed:
+            raise ProviderTrouble("this service is closed", retry=Retry.NEVER)
 
 
 def _release(box: _Mailbox) -> None:

@@ -68,7 +68,8 @@ class PostgresBus:
         self._came: deque[str] = deque()
         self._to_take = asyncio.Event()
         self._listening = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._idle = asyncio.Event()  # nothing waits, and nothing is in the database's hands
+        self._idle.set()
 
     def __repr__(self) -> str:
         return f"<PostgresBus: {len(self._out)} packets to send>"
@@ -95,10 +96,9 @@ class PostgresBus:
 
     async def close(self) -> None:
         """Send what still waits, and disconnect."""
-        if self._out or self._to_send.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._idle.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._idle.wait()
         await self._tasks.close()
 
     async def _keep(self, use: Callable[[Any], Any]) -> None:
@@ -192,3 +192,4 @@ class PostgresBus:
     def _drop(self) -> None:
         self._out.clear()
         self._out_bytes = 0
+        self._idle.set()

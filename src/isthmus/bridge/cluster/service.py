@@ -103,6 +103,7 @@ class Cluster:
         self._peers.flush()
         await self._tasks.close()
         await self._bus.close()
+        await self._tasks.close()  # what came in until then may have begun to read the database
 
     async def spread(self) -> None:
         """Wait until what was changed here is known at every Bridge; who is late reads it by itself."""

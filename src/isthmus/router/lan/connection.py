@@ -160,6 +160,10 @@ class DeviceConnection(asyncio.BufferedProtocol):
         self.do(self.side.establish(self._clock.monotonic()))
         self.resume()
 
+    def hang_up(self) -> None:
+        """Close behind what was written, without a further word."""
+        self._close(reset=False)
+
     def drop(self) -> None:
         """Close at once, without a word."""
         if self._transport is not None:

@@ -47,6 +47,11 @@ class HalfOpen:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def all(self) -> "list[LanConnection]":
+        """Those that there are."""
+        return list(self._all)
+
     def add(self, connection: "LanConnection", address: str) -> "LanConnection | None":
         """Note a new connection; return the one that must give way to it, if there are too many."""
         same = self._by_address.setdefault(address, OrderedDict())
@@ -153,3 +158,8 @@ class LanListener:
         """Accept no more connections."""
         for server in self._servers:
             server.close()
+
+    def hang_up(self) -> None:
+        """Close the connections without an association, behind what was written: nobody will answer what they ask."""
+        for connection in self._half_open.all:
+            connection.hang_up()

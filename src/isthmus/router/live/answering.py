@@ -61,6 +61,13 @@ class Answering:
         state = self._answering[session_id] = _Answering(self._live.core.pairs.built_in)
         state.task = self._live.core.tasks.spawn(self._answer(session_id, notice, state), name="answer an offer")
 
+        def answered(_: object) -> None:  # not in the task, which never begins if it is cancelled at once
+            # While it can still be repeated, the link or a timer remembers it; then the seen-set on disk does.
+            if state.again is None:
+                self._answering.pop(session_id, None)
+
+        state.task.add_done_callback(answered)
+
     def withdrawn(self, session_id: bytes) -> bool:
         """The far Router gave up before the answer; return whether there was something to give up."""
         state = self._answering.get(session_id)
@@ -76,10 +83,6 @@ class Answering:
         except (Untrusted, SealBroken, RemoteMisuse) as error:
             _log.warning("an offer was dropped", session=session_id.hex()[:8], why=str(error), hint=error.hint)
             core.metrics.refused("offer dropped")
-        finally:
-            # While it can still be repeated, the link or a timer remembers it; then the seen-set on disk does.
-            if state.again is None:
-                self._answering.pop(session_id, None)
 
     def forget(self, session_id: bytes) -> None:
         """The session is over."""

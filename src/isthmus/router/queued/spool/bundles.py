@@ -18,6 +18,7 @@ from isthmus.kit import platform
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
 from isthmus.kit.tasks import Tasks
+from isthmus.kit.threads import opened
 from isthmus.router.queued.ledger import incoming, ingested
 from isthmus.router.queued.ledger.database import Ledger
 from isthmus.router.queued.ledger.records import BundleRow, NewCopy
@@ -171,7 +172,7 @@ class Spool:
     async def reader(self, name: str) -> AsyncIterator[BundleReader]:
         """Hold a bundle's file open for reading. Raises SpoolFailed, and SealBroken for a damaged header."""
         with self._reading(name):
-            reader = await asyncio.to_thread(BundleReader.open, self.path(name), self.secrets)
+            reader = await opened(BundleReader.open, self.path(name), self.secrets)
         try:
             yield reader
         finally:
@@ -213,9 +214,7 @@ class Spool:
         self.room.demand(manifest.size)
         header = BundleHeader(self.next_id(), self.clock.now(), Inbound(far_router, manifest))
         with self._reading(name):
-            return await asyncio.to_thread(
-                InboundBundle.open, self.path(name), header, self.secrets, self.room, self.look
-            )
+            return await opened(InboundBundle.open, self.path(name), header, self.secrets, self.room, self.look)
 
     def add_objects(
         self,

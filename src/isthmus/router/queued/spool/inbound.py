@@ -10,6 +10,7 @@ from typing import Final, Self
 from isthmus.envelope.records import ObjectMeta, RecordOpener, RecordSpan
 from isthmus.errors import SealBroken
 from isthmus.kit import platform
+from isthmus.kit.threads import to_its_end
 from isthmus.router.queued.ledger.records import BundleRow
 from isthmus.router.queued.spool import header as headers
 from isthmus.router.queued.spool.header import BundleHeader, Inbound
@@ -97,7 +98,7 @@ class InboundBundle:
         assert handle is not None
         try:
             async with self._writing:  # where the system has no pwrite, the handle has one position
-                await asyncio.to_thread(platform.write_at, handle, data, self.start + offset)
+                await to_its_end(platform.write_at, handle, data, self.start + offset)
         except OSError as error:
             raise from_os(error, "writing a bundle of another site") from error
         end = self.start + offset + len(data)
@@ -122,7 +123,7 @@ class InboundBundle:
         SpoolFailed if it cannot be kept.
         """
         try:
-            stored = await asyncio.to_thread(self._commit)
+            stored = await to_its_end(self._commit)
         except OSError as error:
             raise from_os(error, "keeping a bundle of another site") from error
         size = self.start + self.manifest.size

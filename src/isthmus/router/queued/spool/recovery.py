@@ -19,6 +19,7 @@ import structlog
 
 from isthmus.envelope.records import RecordSpan, next_record, walk
 from isthmus.errors import SealBroken
+from isthmus.kit.threads import opened
 from isthmus.router.queued.ledger import damage, incoming, ingested
 from isthmus.router.queued.ledger.deliveries import JOURNAL
 from isthmus.router.queued.ledger.records import BundleRow, Direction, ObjectRow
@@ -157,7 +158,7 @@ async def _one_file(spool: Spool, name: str, found: Recovered, *, rebuild: bool)
             await _cut(spool, name, size, row.size, found)
         return
     try:
-        reader = await asyncio.to_thread(BundleReader.open, path, spool.secrets)
+        reader = await opened(BundleReader.open, path, spool.secrets)
     except (SealBroken, SpoolFailed) as error:
         await _without_header(spool, name, row, found, never_durable=isinstance(error, SpoolFailed))
         return
@@ -343,7 +344,7 @@ async def _whole_inbound(spool: Spool, reader: BundleReader, content: Inbound, f
 
     Returns whether it is.
     """
-    bundle = await asyncio.to_thread(
+    bundle = await opened(
         InboundBundle.open, spool.path(reader.name), reader.header, spool.secrets, spool.room, spool.look
     )
     try:

@@ -1,7 +1,9 @@
 """A bundle of another site: it counts when every byte verified and is durable; a crash costs a segment at most."""
 
+import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from isthmus.contract.letters import Manifest, ManifestObject, ObjectKind
 from isthmus.envelope.identity import RouterId
 from isthmus.envelope.records import RecordSealer
 from isthmus.errors import SealBroken
+from isthmus.kit import platform
+from isthmus.kit.tasks import Tasks
 from isthmus.router.queued.ledger import incoming
 from isthmus.router.queued.ledger.records import Direction
 from isthmus.router.queued.spool.bundles import InboundBundle, NoRoom, Spool
@@ -320,3 +324,70 @@ async def test_one_damaged_bit_anywhere_costs_its_segment_and_not_what_is_before
             assert await bundle.verified_prefix() == manifest.size
         await bundle.commit()
         bundle.close()
+
+
+async def test_who_is_cancelled_while_a_blob_is_written_does_not_let_go_of_the_file_below_the_thread(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    written_to: list[int] = []
+
+    def slow(handle: int, data: bytes, offset: int) -> None:
+        del data, offset
+        begun.set()
+        go_on.wait()
+        try:
+            written_to.append(os.fstat(handle).st_ino)  # by then another file might have this number
+        finally:
+            ended.set()
+
+    manifest, whole = envelope(home, [b"one" * 70_000])
+    async with home.running() as spool:
+        bundle = await begin(spool, manifest)
+        monkeypatch.setattr(platform, "write_at", slow)
+
+        async def write() -> None:
+            try:
+                await bundle.pwrite(0, whole)
+            finally:
+                bundle.close()
+
+        tasks = Tasks("test")
+        writing = tasks.spawn(write(), name="write")
+        await asyncio.to_thread(begun.wait)
+        writing.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.to_thread(ended.wait)
+        await tasks.close()
+        assert written_to == [spool.path(bundle.name).stat().st_ino]
+
+
+async def test_a_bundle_that_is_opened_for_one_who_is_cancelled_is_closed_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    bundles: list[InboundBundle] = []
+    real = InboundBundle.open
+
+    def slow(*arguments: Any) -> InboundBundle:
+        begun.set()
+        go_on.wait()
+        bundles.append(real(*arguments))
+        ended.set()
+        return bundles[-1]
+
+    manifest, _ = envelope(home, [b"one"])
+    async with home.running() as spool:
+        monkeypatch.setattr(InboundBundle, "open", slow)
+        tasks = Tasks("test")
+        opening = tasks.spawn(spool.receive(NORTH, manifest), name="open")
+        await asyncio.to_thread(begun.wait)
+        opening.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.to_thread(ended.wait)
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert bundles[0]._handle is None
