@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from isthmus.kit.tasks import Tasks
+from isthmus.testing.free_ports import free_port
 from isthmus.testing.network import Network, NetworkOptions, Running, until
 
 STARTS_SECONDS = 40
@@ -80,7 +81,7 @@ class BridgeProcess:
 
     data: Path
     arguments: list[str]
-    port: int = 0
+    port: int = field(default_factory=free_port)
     process: asyncio.subprocess.Process | None = None
     said: list[str] = field(default_factory=list)
     _reading: Tasks = field(default_factory=lambda: Tasks("reading what a Bridge says"))
@@ -102,7 +103,7 @@ class BridgeProcess:
                 await reading
         assert line.startswith(b"Bridge ready"), "\n".join(self.said)
         status = await self.control.control("status")
-        self.port = int(status["listen"].rpartition(":")[2])
+        assert self.port == int(status["listen"].rpartition(":")[2])
 
     @property
     def control(self) -> Running:

@@ -1,7 +1,6 @@
 """`provider test` and `provider setup` against real servers: what works, and in what words the rest is said."""
 
 import base64
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tests.interop.certificates import Authority
 from isthmus.adapters.signalling.nats.accounts import Nkey, Role
 from isthmus.bridge.providers.trial import Step
 from isthmus.testing.bridge import BridgeUnderTest, running_bridge
+from isthmus.testing.free_ports import free_port
 
 __all__ = ["moto", "nats_server"]  # fixtures
 
@@ -58,13 +58,6 @@ async def set_up(bridge: BridgeUnderTest, keep_days: int = 30) -> str:
 def secrets_of(account: Account, *, role: bool = False) -> dict[str, str]:
     fields = account.s3 | ({"role": ROLE} if role else {})
     return {f"blobstore.{name}": value for name, value in fields.items()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # S3, as Ceph's gateway speaks it

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from isthmus import cli
 from isthmus.adapters.signalling.nats.accounts import Nkey, Role, server_configuration
 from isthmus.router.control.check import check
 from isthmus.testing.bridge import running_bridge
+from isthmus.testing.free_ports import free_port
 
 FOLDER = ROOT / "deploy"
 OURS = "localhost/isthmus:latest"
@@ -179,8 +179,7 @@ def _as_postgres(words: list[str | Path]) -> str:
 
 async def test_one_address_leads_to_the_bridge_that_works_and_leaves_tls_to_it(tmp_path: Path) -> None:
     text = (FOLDER / "compose/haproxy.cfg").read_text()
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        listen, absent = one.getsockname()[1], other.getsockname()[1]
+    listen, absent = free_port(), free_port()
     async with running_bridge(tmp_path / "bridge", tls=True) as bridge:
         places = {"bind :8443": f"bind 127.0.0.1:{listen}", "bridge-2:8443": f"127.0.0.1:{absent}"}
         places["maxconn 20000"] = "maxconn 100"  # which this user may have without asking

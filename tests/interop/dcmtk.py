@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from isthmus.testing.free_ports import free_port
 from isthmus.testing.network import until
 
 PATIENCE = 40.0
@@ -52,13 +52,6 @@ async def run(tool: str, *arguments: str | Path, cwd: Path | None = None, patien
         raise
     assert process.returncode is not None
     return Ran(process.returncode, output.decode(errors="replace"))
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def listens(port: int) -> bool:

@@ -14,6 +14,7 @@ from tests.interop import dcmtk
 from tests.interop.dcmtk import Ran, files, run
 from tests.interop.sites import CT, MR, caller, new_title, publish
 
+from isthmus.testing.free_ports import free_port
 from isthmus.testing.network import Network
 
 pytestmark = [pytest.mark.interop, pytest.mark.asyncio(loop_scope="module")]
@@ -54,7 +55,7 @@ async def archive(
     request: pytest.FixtureRequest, network: Network, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Way]:
     start: Archive = request.param
-    move_port = dcmtk.free_port()
+    move_port = free_port()
     workstation = await caller(network, "WS", port=move_port)
     title = new_title("PACS")
     elsewhere = ("127.0.0.1", network.sites["south"].port)
@@ -131,7 +132,7 @@ async def test_an_archive_that_sees_all_callers_under_one_title_sends_to_it_what
     network: Network, tmp_path: Path
 ) -> None:
     """Vendors charge per AE title: dcmqrscp knows ISTHMUS alone, as caller and as move destination."""
-    move_port, title = dcmtk.free_port(), new_title("PACS")
+    move_port, title = free_port(), new_title("PACS")
     who = await caller(network, "WS", port=move_port)
     known = {"ISTHMUS": ("127.0.0.1", network.sites["south"].port)}
     async with dcmtk.dcmqrscp(tmp_path / "archive", title, known) as port:

@@ -12,6 +12,7 @@ from tests.interop.sites import CT, caller, joined, new_title, publish
 
 from isthmus.testing.devices import Wire, calling, listening
 from isthmus.testing.dicom import abort, associate_rj, release_rp, release_rq
+from isthmus.testing.free_ports import free_port
 from isthmus.testing.network import Network
 
 pytestmark = [pytest.mark.interop, pytest.mark.asyncio(loop_scope="module")]
@@ -134,7 +135,7 @@ async def test_a_connection_that_breaks_is_an_abort_for_the_other_device(network
 
 async def test_a_device_that_is_switched_off_is_an_outage_within_a_second(network: Network) -> None:
     """Rules section 1: 2/3/1; nothing listens there, and TCP says so at once."""
-    who, title = await caller(network), await publish(network, new_title("PACS"), dcmtk.free_port())
+    who, title = await caller(network), await publish(network, new_title("PACS"), free_port())
     async with calling(network.sites["north"].port) as wire:
         async with asyncio.timeout(1):
             assert await wire.associate(title, who) == associate_rj(2, 3, 1)

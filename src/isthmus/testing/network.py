@@ -31,6 +31,7 @@ from isthmus.router.live.answering import Answering
 from isthmus.router.live.registry import Live
 from isthmus.router.membership import join
 from isthmus.testing.devices import Listening
+from isthmus.testing.free_ports import free_port
 
 _LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -116,6 +117,7 @@ class Network:
         self._folder = folder
         self.options = options
         self._tasks = Tasks("test network")
+        self._bridge_listens = HostPort("127.0.0.1", free_port())
         self.sites: dict[str, Site] = {}
         self.bridge: Running | None = None
         self.bridge_address: BridgeAddress | None = None
@@ -192,8 +194,9 @@ class Network:
                     await part.task
         await self._tasks.close()
 
-    async def start_bridge(self, listen: HostPort = _LOOPBACK) -> None:
-        """Start the Bridge, or start it again."""
+    async def start_bridge(self) -> None:
+        """Start the Bridge, or start it again where it was."""
+        listen = self._bridge_listens
         config = BridgeConfig(data=self._folder / "bridge", listen=listen, tls=self.options.tls)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         running = run_bridge(config, stop, lambda _: None, joined=lambda *both: ready.set_result(both))
@@ -201,13 +204,11 @@ class Network:
         self.bridge_address, self.parts = await _first(ready, task)
         self.bridge = Running(config.data, stop, task)
 
-    async def stop_bridge(self) -> HostPort:
-        """Stop the Bridge; return where it listened, for `start_bridge`."""
+    async def stop_bridge(self) -> None:
+        """Stop the Bridge."""
         assert self.bridge is not None
-        assert self.bridge_address is not None
         await self.bridge.end()
         self.parts = None
-        return self.bridge_address.listen
 
     async def join(self, name: str) -> Site:
         """Invite a site, enrol its Router and run it."""

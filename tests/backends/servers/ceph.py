@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
+from isthmus.testing.free_ports import free_port
 
 _PROGRAMS: Final = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _STARTS_SECONDS: Final = 100.0  # 14 s where nothing else runs
@@ -72,7 +72,7 @@ class CephServer:
         for program in _PROGRAMS:
             if shutil.which(program, path=_path()) is None:
                 pytest.fail(f"there is no {program} here: scripts/install-tools installs it")
-        monitor_port, fsid = _free_port(), str(uuid.uuid4())
+        monitor_port, fsid = free_port(), str(uuid.uuid4())
         monitor = f"[v1:127.0.0.1:{monitor_port}]"
         for name in ("mon", "osd", "run", "log"):
             (self.folder / name).mkdir()
@@ -170,7 +170,7 @@ class CephServer:
 def running_ceph() -> Iterator[CephServer]:
     """Run a gateway that holds nothing yet."""
     folder = Path(tempfile.mkdtemp(prefix="isthmus-ceph-"))
-    server = CephServer(folder, _free_port())
+    server = CephServer(folder, free_port())
     try:
         server.start()
         yield server
@@ -184,15 +184,6 @@ def ceph() -> Iterator[CephServer]:
     """Give the gateway of this test run."""
     with running_ceph() as server:
         yield server
-
-
-def _free_port() -> int:
-    """Return a port that nobody listens at, and that the system gives to nobody else: a monitor is asked at once."""
-    while True:
-        port = 12_000 + secrets.randbelow(20_000)  # below those that are given out to whoever asks for any
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
 
 
 def _path() -> str:

@@ -14,6 +14,7 @@ from typing import IO, Final
 import pytest
 
 from isthmus.adapters.signalling.nats.accounts import Nkey, Role, server_configuration
+from isthmus.testing.free_ports import free_port
 
 _LISTENS: Final = re.compile(r"Listening for (client|websocket clients) (?:connections )?on \S*?:(\d+)")
 STARTS_SECONDS: Final = 10
@@ -97,7 +98,7 @@ class NatsServer:
         tls = ""
         if self.certificate is not None:
             tls = f'tls {{ cert_file: "{self.certificate[0]}", key_file: "{self.certificate[1]}" }}\n'
-        port, websocket_port = self.port or -1, self.websocket_port or -1
+        port, websocket_port = self.port or free_port(), self.websocket_port or free_port()
         return (
             f'{text}\nlisten: "127.0.0.1:{port}"\n{tls}{self.options}\n'
             f'websocket {{ listen: "127.0.0.1:{websocket_port}"\n{tls or "no_tls: true"} }}\n'

@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,16 +13,10 @@ from typing import IO
 
 import pytest
 
+from isthmus.testing.free_ports import free_port
+
 README = Path(__file__).parents[3] / "README.md"
 PORTS = ("8443", "11112", "11113", "11120")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _terminals(text: str) -> dict[int, list[str]]:
@@ -113,9 +106,9 @@ def terminals(tmp_path: Path) -> Iterator[Terminals]:
 @pytest.mark.timeout(240)
 def test_two_sites_in_five_minutes_works_as_the_readme_says(terminals: Terminals, tmp_path: Path) -> None:
     text = README.read_text()
-    for written, free in zip(PORTS, _free_ports(len(PORTS)), strict=True):
+    for written in PORTS:
         assert written in text
-        text = text.replace(written, str(free))
+        text = text.replace(written, str(free_port()))
     typed = _terminals(text)
     assert sorted(typed) == [1, 2, 3, 4, 5]
     for number, ready in ((1, "Bridge ready"), (2, "Router ready"), (3, "Router ready")):

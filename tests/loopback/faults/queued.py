@@ -19,6 +19,7 @@ from isthmus.dicom.pdus import RELEASE_RP, message
 from isthmus.dicom.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from isthmus.testing.devices import Listening, Wire, calling, listening
 from isthmus.testing.dicom import CT_IMAGE_STORAGE, associate_ac, store_rq
+from isthmus.testing.free_ports import free_port
 
 PATIENCE: Final = 60.0
 _CONTEXT: Final = 3
@@ -115,7 +116,7 @@ class QueuedSites:
     south: Part
     archive: RememberingArchive
     device: Listening
-    north_port: int = 0
+    north_port: int = field(default_factory=free_port)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -153,7 +154,7 @@ class QueuedSites:
         self.bridge.start("--listen", "127.0.0.1:0")
         for part in (self.north, self.south):
             self._wait_invited(part)
-            part.start("--dicom", "127.0.0.1:0")
+            self.start(part)
         for part, other in ((self.north, self.south), (self.south, self.north)):
             _until(functools.partial(_knows, part, other))
             part.command("site", "accept", other.name, "--id", other.ask("router", "status")["router_id"])
@@ -163,7 +164,6 @@ class QueuedSites:
         self.south.command("grant", "add", "PACS", "--site", "north", "--services", "any")
         _until(lambda: any(row["title"] == "PACS" for row in self.north.ask("directory")))
         self.north.command("delivery", "set", "PACS", "queued")
-        self.north_port = int(self.north.ask("router", "status")["dicom"].rpartition(":")[2])
 
     def _wait_invited(self, part: Part) -> None:
         invite = max(self.bridge.command("bridge", "invite", part.name).split(), key=len)

@@ -49,10 +49,10 @@ async def test_an_association_survives_a_bridge_that_stops_and_comes_back(tmp_pa
                 half = len(message) // 2
                 await wire.send(message[:half])
                 await until(lambda: archive.bytes_in > 0)
-                where = await network.stop_bridge()
+                await network.stop_bridge()
                 writing = asyncio.get_running_loop().create_task(wire.send(message[half:]))
                 await asyncio.sleep(seconds)  # the outage itself: nothing to wait for
-                await network.start_bridge(where)
+                await network.start_bridge()
                 await writing
                 sent.update(message)
                 assert await wire.pdu(25.0) == store_rsp()
@@ -66,10 +66,10 @@ async def test_an_association_survives_a_bridge_that_stops_and_comes_back(tmp_pa
 
 async def test_new_associations_are_taken_again_once_the_bridge_is_back(tmp_path: Path) -> None:
     async with relayed(tmp_path) as (network, port, _, _pacs):
-        where = await network.stop_bridge()
+        await network.stop_bridge()
         async with calling(port) as wire:
             assert (await wire.associate("PACS", "WS"))[0] == 3
-        await network.start_bridge(where)
+        await network.start_bridge()
         await until(lambda: takes_associations(port), 20)
 
 
