@@ -14,6 +14,7 @@ from tests.backends.blobstores.opening import opened
 from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, running_bridges
 from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 from tests.backends.servers.ceph import OWNER, STRANGER, CephServer
+from tests.backends.servers.nats import NatsServer, running_nats
 from tests.backends.servers.weather import BAD, Trouble, weather
 from tests.interop import dcmtk
 from tests.interop.queued import all_are, queue_for, storescu
@@ -65,6 +66,12 @@ async def bucket(ceph: CephServer) -> str:
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     return keys_file(tmp_path / "keys", OWNER.secret_access_key)
+
+
+@pytest.fixture(scope="module")
+def nats() -> Iterator[NatsServer]:
+    with running_nats(in_operator_mode=False, options='authorization { user: bridges, password: "s/cret" }') as server:
+        yield server
 
 
 @pytest.fixture
@@ -154,10 +161,19 @@ async def test_a_store_in_trouble_is_answered_so_that_a_router_asks_again_later(
 # -- several
 
 
+@pytest.mark.parametrize("bus", ["notify", "nats"])
 async def test_real_devices_send_live_and_queued_by_way_of_two_bridges_on_one_bucket(
-    tmp_path: Path, arguments: list[str], ceph: CephServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    arguments: list[str],
+    ceph: CephServer,
+    nats: NatsServer,
+    bucket: str,
+    bus: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is held for a site that is away outlives a Bridge that is killed, and tells nothing."""
+    if bus == "nats":
+        arguments = [*arguments, "--bus", nats.url.replace("//", "//bridges:s%2Fcret@")]
     monkeypatch.setattr(mirror, "APART_SECONDS", 0.0)
     image = dcmread(CT)
     image.PatientName, image.PatientID, image.StudyInstanceUID = NAME, PATIENT_ID, STUDY_UID
