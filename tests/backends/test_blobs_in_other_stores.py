@@ -1,4 +1,4 @@
-"""Bridges that keep the built-in blobs elsewhere than in S3: the suite by each kind; when a blob must go, or cannot come."""
+"""Bridges that keep the built-in blobs elsewhere than in S3: the suite by each kind; blobs whose time is over."""
 
 import secrets
 import time

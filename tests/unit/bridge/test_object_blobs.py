@@ -178,7 +178,7 @@ async def test_a_blob_costs_one_put_one_get_and_one_delete_and_looking_for_it_no
     await got(other)
     await other.delete("live/name")
     await one.delete("live/name", "q/never")
-    assert store.asked == {"put": 1, "get": 1, "delete": 2}
+    assert store.asked == {"put": 1, "get": 1, "delete": 1}
 
 
 async def test_the_store_learns_neither_names_nor_sites(
@@ -186,8 +186,36 @@ async def test_the_store_learns_neither_names_nor_sites(
 ) -> None:
     await put(two[0], "q/secret-name")
     (name,) = held(store)
-    assert name == f"q/{hashlib.sha256(b'q/secret-name').hexdigest()}"
+    assert name == f"q/{hashlib.sha256(hashlib.sha256(BODY).digest() + b'q/secret-name').hexdigest()}"
     assert await store.get(name) == BODY
+
+
+async def test_of_two_bodies_that_are_put_at_once_one_has_the_name_and_the_other_does_not_stay(
+    two: tuple[ObjectBlobStore, ObjectBlobStore], store: Store
+) -> None:
+    """Whatever the store makes of it: each body is an object of its own there."""
+    puts = [put(blobs, body=BODY + bytes((at,))) for at, blobs in enumerate(two)]
+    outcomes = await asyncio.gather(*puts, return_exceptions=True)
+    (lost,) = (at for at, outcome in enumerate(outcomes) if outcome is not True)
+    assert isinstance(outcomes[lost], BlobExists)
+    assert {await got(blobs) for blobs in two} == {BODY + bytes((1 - lost,))}
+    await two[lost].sweep()
+    assert len(held(store)) == 1
+
+
+async def test_what_the_store_did_not_delete_goes_with_the_next_that_is_deleted(
+    two: tuple[ObjectBlobStore, ObjectBlobStore], store: Store
+) -> None:
+    one, _ = two
+    await put(one)
+    store.fails["delete"] = LATER
+    with pytest.raises(ProviderTrouble):
+        await one.delete("live/name")
+    with pytest.raises(BlobMissing):
+        await got(one)
+    store.fails.clear()
+    await one.delete()
+    assert held(store) == []
 
 
 @pytest.mark.parametrize("what", ["put", "get", "delete"])

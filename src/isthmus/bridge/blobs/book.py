@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from isthmus.bridge.blobs.files import DIGEST_BYTES, MOST_NAME
 from isthmus.bridge.blobs.store import Entry
 from isthmus.bridge.database import Base, Database, to_micros, to_seconds
-from isthmus.errors import ProviderTrouble, Retry
+from isthmus.errors import BlobExists, ProviderTrouble, Retry
 
 _AT_ONCE: Final = 500  # names in one statement
 
@@ -43,7 +43,7 @@ class BlobBook:
         return f"<BlobBook of {self.store}>"
 
     async def add(self, entry: Entry) -> None:
-        """Note a blob that the store has, durably."""
+        """Note a blob that the store has, durably. Raises BlobExists if another body has its name."""
         fields = {
             "site": entry.site,
             "size": entry.size,
@@ -52,16 +52,23 @@ class BlobBook:
         }
         insert = (postgresql if self._database.is_shared else sqlite).insert(BlobRow)
         row = insert.values(store=self.store, name=entry.name, **fields)
+        same = row.on_conflict_do_update(
+            index_elements=[BlobRow.store, BlobRow.name], set_=fields, where=BlobRow.digest == entry.digest
+        )
         async with self._rows() as rows:
-            await rows.execute(row.on_conflict_do_update(index_elements=[BlobRow.store, BlobRow.name], set_=fields))
+            if (await rows.execute(same.returning(BlobRow.name))).first() is None:
+                raise BlobExists(entry.name)
 
-    async def remove(self, names: Iterable[str]) -> None:
-        """Strike out blobs, those that there are."""
+    async def remove(self, names: Iterable[str]) -> list[Entry]:
+        """Strike out blobs, and return those that there were."""
         ordered = sorted(names)  # so that two Bridges never wait for each other
+        struck: list[Entry] = []
         async with self._rows() as rows:
             for start in range(0, len(ordered), _AT_ONCE):
                 some = ordered[start : start + _AT_ONCE]
-                await rows.execute(delete(BlobRow).where(BlobRow.store == self.store, BlobRow.name.in_(some)))
+                those = delete(BlobRow).where(BlobRow.store == self.store, BlobRow.name.in_(some))
+                struck += [_entry(row) for row in await rows.scalars(those.returning(BlobRow))]
+        return struck
 
     async def find(self, name: str) -> Entry | None:
         """Return what is noted of a blob."""

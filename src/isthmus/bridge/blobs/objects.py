@@ -1,8 +1,9 @@
 """Blobs in an object store that several Bridges share: S3 or whatever else there is an adapter for.
 
-The store holds a sealed body under the hash of its name; the list of what is there is in the Bridges' database. A blob
-is put there before it is listed, and listed before that is answered; it goes from the list first. So what a Bridge that
-dies leaves behind is at worst an object that nobody finds, which goes when its time is over.
+The store holds a sealed body under a hash of name and body; the list of what is there is in the Bridges' database. A
+blob is put there before it is listed, and listed before that is answered; it goes from the list first. So what a Bridge
+that dies leaves behind is at worst an object that nobody finds, which goes when its time is over. Which of two bodies
+has a name is decided by the list: not every store can.
 """
 
 import asyncio
@@ -44,6 +45,7 @@ class ObjectBlobStore(SharedBlobStore):
         self._store = store
         self._book = book
         self._puts = asyncio.Semaphore(_AT_ONCE)
+        self._left: set[str] = set()  # objects that are in no list any more, and that the store did not delete
         self._next_look = 0.0
 
     async def open(self) -> None:
@@ -86,27 +88,32 @@ class ObjectBlobStore(SharedBlobStore):
 
     async def _keep(self, growing: GrowingBlob, rest: Sequence[bytes], entry: Entry) -> None:
         async with self._puts:
-            await self._store.put(_key(entry.name), await to_its_end(growing.whole, rest))
-        await self._book.add(entry)
+            await self._store.put(_key(entry), await to_its_end(growing.whole, rest))
+        try:
+            await self._book.add(entry)
+        except BlobExists:
+            self._left.add(_key(entry))
+            raise
         growing.kept = True
         await to_its_end(growing.drop)
 
     async def _body_of(self, entry: Entry) -> bytes:
         try:
-            return await self._store.get(_key(entry.name))
+            return await self._store.get(_key(entry))
         except BlobMissing:
             # the store lost it: whoever puts it again is not told that it is there
             await self._book.remove([entry.name])
             raise
 
     async def _remove(self, names: Sequence[str]) -> None:
-        if not names:
-            return
-        await self._book.remove(names)
-        self._unindex(names)
-        if self.on_deleted is not None:
-            self.on_deleted(names)
-        await self._store.delete(*(_key(name) for name in names))
+        if names:
+            self._left.update(map(_key, await self._book.remove(names)))
+            self._unindex(names)
+            if self.on_deleted is not None:
+                self.on_deleted(names)
+        if left := set(self._left):
+            await self._store.delete(*left)
+            self._left -= left
 
     async def _index_found(self, name: str) -> None:
         entry = await self._book.find(name)
@@ -149,6 +156,7 @@ class ObjectBlobStore(SharedBlobStore):
         return len(old)
 
 
-def _key(name: str) -> str:
+def _key(entry: Entry) -> str:
     """Return under which name a store has a blob: who may list it does not learn what opens the way to a blob."""
-    return f"{QUEUED if name.startswith(QUEUED) else _LIVE}{hashlib.sha256(name.encode()).hexdigest()}"
+    kind = QUEUED if entry.name.startswith(QUEUED) else _LIVE
+    return f"{kind}{hashlib.sha256(entry.digest + entry.name.encode()).hexdigest()}"
