@@ -136,6 +136,7 @@ class Downloads:
         self._order += 1
         pull = _Pull(router_id, manifest, counter, self._order, resumed, self._core.clock.monotonic())
         self._pulls[manifest.envelope_id] = pull
+        self._stragglers.more()
         self._tasks.spawn(self._run(pull), name="fetch an envelope")
 
     def _go_on(self, router_id: str, envelope_id: bytes | None = None) -> None:

@@ -221,6 +221,7 @@ class Outbox:
             return False
 
     def _start(self, envelope: Envelope, priority: int) -> None:
+        self._stragglers.more()
         task = self._core.tasks.spawn(self._send(envelope, priority), name="send an envelope")
         self._active[envelope.envelope_id] = task
 

@@ -1,7 +1,8 @@
 """A call that is left behind by the others is made once more beside itself, and whichever ends first counts.
 
 Connections share a line unevenly, and one that got little of it keeps to that for a second after all others have ended:
-TCP finds out slowly that there is room. Another connection carries the same bytes in a fraction of that time.
+TCP finds out slowly that there is room. Another connection carries the same bytes in a fraction of that time. That is
+for the end of a study only: while more comes all the time, nobody waits for one blob, and carrying it twice costs.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from isthmus.kit.tasks import Tasks
 _LONGER: Final = 1.5  # than others took: that is left behind
 _RECENT: Final = 8
 _ENOUGH: Final = 4  # calls from which is known how long one takes
+_REST_SECONDS: Final = 0.25  # without anything new: then this is the end, and no lull in a flow
 _MOST_SECONDS: Final = 3.0  # where each takes longer than this, the line has no room for twice the same
 _AGAIN_PART: Final = 0.25  # of the usual time until somebody who may not be helped yet is looked at again
 T = TypeVar("T")
@@ -35,9 +37,14 @@ class Stragglers:
         self._tasks = tasks
         self._quiet = quiet
         self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._last_new = clock.monotonic()
 
     def __repr__(self) -> str:
         return f"<Stragglers: {len(self._recent)} calls known>"
+
+    def more(self) -> None:
+        """Take note that there is something new to carry."""
+        self._last_new = self._clock.monotonic()
 
     async def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what `make` returns, which may be called twice. Raises what the call raises that ends last."""
@@ -52,7 +59,7 @@ class Stragglers:
                 if best is not None and (best.exception() is None or not running):
                     self._recent.append(self._clock.monotonic() - began)
                     return best.result()
-                if not done and self._quiet():
+                if not done and self._quiet() and self._clock.monotonic() - self._last_new >= _REST_SECONDS:
                     again = True
                     running.add(self._start(make))
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ BUNDLE_BYTES: Final = 8 * 1024 * 1024
 GATHER_BYTES: Final = 4 * 1024 * 1024
 GATHER_SECONDS: Final = 0.04
 """While the link is idle a bundle closes early: when it holds so much, or so long after somebody wanted it."""
+FLOW_GATHER_SECONDS: Final = 0.25
+FLOW_SECONDS: Final = 0.5
+"""A bundle that follows another so soon is part of a flow: it may fill, or take longer, as each costs work."""
 MOST_OBJECTS: Final = 2_000
 SEGMENT_BYTES: Final = 128 * 1024  # sealed while more is received: the last one is what a sender waits for
 HIGH_WATER: Final = 4 * 1024 * 1024  # bytes that wait to be written before the sender is to stop
@@ -92,6 +96,7 @@ class OpenBundle:
         self._pending = 0
         self._stopped = False
         self._gathering: asyncio.TimerHandle | None = None
+        self._closed_at = -math.inf  # seconds of the loop
         # Below: the worker's own.
         self._file = file
         self._sealing: ObjectWriter | None = None
@@ -130,7 +135,7 @@ class OpenBundle:
     def has_enough(self) -> bool:
         """Return whether the file holds, or is about to hold, so much that it waits for no more."""
         file = self._file  # None: the worker has not begun it yet
-        return self._pending + (0 if file is None else file.end) >= GATHER_BYTES
+        return self._pending + (0 if file is None else file.end) >= (BUNDLE_BYTES if self._flows else GATHER_BYTES)
 
     def close_soon(self) -> None:
         """Close the file behind this as soon as no object is half in it, or a moment later if it holds little."""
@@ -246,8 +251,13 @@ class OpenBundle:
             self._gathering.cancel()
             self._gathering = None
 
+    @property
+    def _flows(self) -> bool:
+        return self._loop.time() - self._closed_at < FLOW_SECONDS
+
     def _gather(self) -> None:
-        self._gathering = self._loop.call_later(GATHER_SECONDS, self._gathered)
+        seconds = FLOW_GATHER_SECONDS if self._flows else GATHER_SECONDS
+        self._gathering = self._loop.call_later(seconds, self._gathered)
 
     def _gathered(self) -> None:
         self.stop_gathering()
@@ -323,6 +333,7 @@ class OpenBundle:
         self._closing = False
         file, self._file = self._file, None
         if file is not None:
+            self._closed_at = self._loop.time()
             file.close()
             self._retire(file)
 

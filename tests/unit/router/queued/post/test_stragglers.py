@@ -55,6 +55,7 @@ async def known(clock: FakeClock, tasks: Tasks, *, quiet: bool, usual: float = U
 
     for _ in range(4):
         await stragglers.call(call)
+    clock.advance(1)  # nothing new came for so long
     return stragglers
 
 
@@ -113,15 +114,22 @@ async def test_who_gives_up_ends_both(tasks: Tasks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quiet", "usual"), [pytest.param(False, USUAL, id="others are under way"), pytest.param(True, 4.0, id="slow line")]
+    ("quiet", "usual", "more"),
+    [
+        pytest.param(False, USUAL, False, id="others are under way"),
+        pytest.param(True, 4.0, False, id="slow line"),
+        pytest.param(True, USUAL, True, id="more comes"),
+    ],
 )
-async def test_nobody_is_called_again(tasks: Tasks, quiet: bool, usual: float) -> None:
+async def test_nobody_is_called_again(tasks: Tasks, quiet: bool, usual: float, more: bool) -> None:
     clock = FakeClock()
     stragglers = await known(clock, tasks, quiet=quiet, usual=usual)
     store = Store()
     result = tasks.spawn(stragglers.call(store.call), name="call")
     await store.another(1)
     clock.advance(60)
+    if more:
+        stragglers.more()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(USUAL * 10):
             await asyncio.shield(result)

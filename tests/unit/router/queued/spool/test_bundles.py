@@ -117,6 +117,7 @@ async def test_a_bundle_closes_after_so_many_small_objects(home: Home, monkeypat
 
 async def test_while_somebody_waits_each_object_closes_its_bundle(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "GATHER_BYTES", 0)
+    monkeypatch.setattr(writing, "FLOW_SECONDS", 0.0)
     async with home.running() as spool:
         spool.wanted = lambda route: route == ROUTE
         bundle = await spool.take(ROUTE)
@@ -124,6 +125,23 @@ async def test_while_somebody_waits_each_object_closes_its_bundle(home: Home, mo
             await home.store(bundle, b"x", number)
         await spool.indexer.flush()
         assert len(home.ready) == 3
+
+
+async def test_in_a_flow_only_the_first_bundle_closes_early_and_the_others_when_they_are_full_or_old(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "GATHER_BYTES", 0)
+    monkeypatch.setattr(writing, "BUNDLE_BYTES", 3_000)
+    monkeypatch.setattr(writing, "FLOW_SECONDS", 3600.0)
+    monkeypatch.setattr(writing, "FLOW_GATHER_SECONDS", 0.05)
+    async with home.running() as spool:
+        spool.wanted = lambda route: route == ROUTE
+        bundle = await spool.take(ROUTE)
+        for number in range(4):
+            await home.store(bundle, b"x" * 1_000, number)
+        while len(home.ready) < 3:
+            await spool.indexer.flush()
+        assert [row.objects for row in await bundles(spool)] == [1, 2, 1]
 
 
 async def test_a_bundle_that_holds_little_waits_a_moment_for_more_though_somebody_waits(
