@@ -17,12 +17,13 @@ from typing import Final
 from isthmus.bridge.blobs.book import BlobBook
 from isthmus.bridge.blobs.files import GrowingBlob
 from isthmus.bridge.blobs.shared import SharedBlobStore
-from isthmus.bridge.blobs.store import QUEUED, Allowance, Entry, to_its_end
+from isthmus.bridge.blobs.store import QUEUED, Allowance, Entry
 from isthmus.bridge.providers.trial import try_store
 from isthmus.errors import BlobExists, BlobMissing, ContainerMissing, OperatorError, ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
 from isthmus.kit.findings import Level
+from isthmus.kit.threads import to_its_end
 from isthmus.ports.blobstore import Blobstore
 
 KEYS_HINT: Final = "--blobs-keys FILE gives the keys; docs/how-to/several-bridges.md says how"

@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,6 +20,7 @@ from isthmus.bridge.blobs.files import MOST_NAME, BlobTorn, GrowingBlob, make_he
 from isthmus.errors import BlobExists, BlobMissing, Problem, ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
+from isthmus.kit.threads import to_its_end
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once: what a put holds in memory
@@ -311,16 +312,6 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 async def _just(body: bytes) -> AsyncIterator[bytes]:
     yield body
-
-
-async def to_its_end(work: Callable[..., T], *arguments: object) -> T:
-    """Do in a thread what holds a file, and wait for it even if this is cancelled."""
-    done = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        await asyncio.wait([done])
-        raise
 
 
 def _read_entry(path: Path) -> Entry:
