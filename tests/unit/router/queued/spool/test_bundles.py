@@ -16,6 +16,7 @@ from isthmus.router.queued.ledger import ingested
 from isthmus.router.queued.ledger.records import BundleRow, ObjectRow
 from isthmus.router.queued.spool import writing
 from isthmus.router.queued.spool.bundles import Destination, NoRoom, Route, Spool
+from isthmus.testing.network import until
 
 
 async def bundles(spool: Spool) -> list[BundleRow]:
@@ -133,15 +134,19 @@ async def test_in_a_flow_only_the_first_bundle_closes_early_and_the_others_when_
     monkeypatch.setattr(writing, "GATHER_BYTES", 0)
     monkeypatch.setattr(writing, "BUNDLE_BYTES", 3_000)
     monkeypatch.setattr(writing, "FLOW_SECONDS", 3600.0)
-    monkeypatch.setattr(writing, "FLOW_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(writing, "FLOW_GATHER_SECONDS", 3600.0)
     async with home.running() as spool:
         spool.wanted = lambda route: route == ROUTE
         bundle = await spool.take(ROUTE)
         for number in range(4):
             await home.store(bundle, b"x" * 1_000, number)
-        while len(home.ready) < 3:
-            await spool.indexer.flush()
-        assert [row.objects for row in await bundles(spool)] == [1, 2, 1]
+        await spool.indexer.flush()
+        assert [(row.objects, row.closed) for row in await bundles(spool)] == [(1, True), (2, True), (1, False)]
+        bundle.leave()
+        monkeypatch.setattr(writing, "FLOW_GATHER_SECONDS", 0.0)
+        bundle = await spool.take(ROUTE)
+        await home.store(bundle, b"x", 4)
+        await until(lambda: len(home.ready) == 4)
 
 
 async def test_a_bundle_that_holds_little_waits_a_moment_for_more_though_somebody_waits(
