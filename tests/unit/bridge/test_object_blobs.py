@@ -203,6 +203,19 @@ async def test_of_two_bodies_that_are_put_at_once_one_has_the_name_and_the_other
     assert len(held(store)) == 1
 
 
+async def test_who_looks_for_what_another_bridge_has_replaced_does_not_strike_out_what_is_there_now(
+    two: tuple[ObjectBlobStore, ObjectBlobStore],
+) -> None:
+    one, other = two
+    await put(one)
+    await got(other)
+    await one.delete("live/name")
+    await put(one, body=b"another")
+    with pytest.raises(BlobMissing):
+        await got(other)
+    assert await got(other) == await got(one) == b"another"
+
+
 async def test_what_the_store_did_not_delete_goes_with_the_next_that_is_deleted(
     two: tuple[ObjectBlobStore, ObjectBlobStore], store: Store
 ) -> None:

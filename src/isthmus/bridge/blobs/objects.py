@@ -102,8 +102,10 @@ class ObjectBlobStore(SharedBlobStore):
         try:
             return await self._store.get(_key(entry))
         except BlobMissing:
-            # the store lost it: whoever puts it again is not told that it is there
-            await self._book.remove([entry.name])
+            listed = await self._book.find(entry.name)
+            if listed is not None and listed.digest == entry.digest:
+                # the store lost it: whoever puts it again is not told that it is there
+                await self._book.remove([entry.name])
             raise
 
     async def _remove(self, names: Sequence[str]) -> None:
@@ -148,11 +150,12 @@ class ObjectBlobStore(SharedBlobStore):
     async def _delete_unlisted(self) -> int:
         """Delete objects whose time is over, also those that are in no list; return how many."""
         await self._store.put(_MARK, self._book.store.encode())  # a rule of the bucket may have deleted it
-        now, old = self._clock.now() - _LATER_SECONDS, []
-        async for blob in self._store.list(""):
-            lifetime = (self._queued if blob.name.startswith(QUEUED) else self._live).lifetime
-            if blob.name.startswith((QUEUED, _LIVE)) and blob.modified < now - lifetime:
-                old.append(blob.name)
+        now = self._clock.now() - _LATER_SECONDS
+        old = [
+            blob.name
+            async for blob in self._store.list("")
+            if blob.name.startswith((QUEUED, _LIVE)) and blob.modified < now - self._allowance(blob.name).lifetime
+        ]
         await self._store.delete(*old)
         return len(old)
 
