@@ -196,8 +196,7 @@ class Network:
 
     async def start_bridge(self) -> None:
         """Start the Bridge, or start it again where it was."""
-        listen = self._bridge_listens
-        config = BridgeConfig(data=self._folder / "bridge", listen=listen, tls=self.options.tls)
+        config = BridgeConfig(data=self._folder / "bridge", listen=self._bridge_listens, tls=self.options.tls)
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         running = run_bridge(config, stop, lambda _: None, joined=lambda *both: ready.set_result(both))
         task = self._tasks.spawn(running, name="bridge")

@@ -96,9 +96,9 @@ class OpenBundle:
         self._pending = 0
         self._stopped = False
         self._gathering: asyncio.TimerHandle | None = None
-        self._closed_at = -math.inf  # seconds of the loop
-        # Below: the worker's own.
+        # Below: the worker's own; the loop reads some of it.
         self._file = file
+        self._closed_at = -math.inf  # seconds of the loop
         self._sealing: ObjectWriter | None = None
         self._closing = False
 
