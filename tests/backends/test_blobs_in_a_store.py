@@ -1,20 +1,18 @@
 """Bridges that keep the built-in blobs in a real Ceph: the suite, several of them on one bucket, and bad weather."""
 
 import asyncio
-import itertools
 import secrets
 import signal
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 
-import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
 from pydicom import dcmread
 from tests.backends.blobstores.opening import opened
 from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, running_bridges
-from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 from tests.backends.servers.ceph import OWNER, STRANGER, CephServer
 from tests.backends.servers.nats import NatsServer, running_nats
+from tests.backends.servers.postgres import PostgresServer
 from tests.backends.servers.weather import BAD, Trouble, weather
 from tests.interop import dcmtk
 from tests.interop.queued import all_are, queue_for, storescu
@@ -36,23 +34,11 @@ from isthmus.testing.network import until
 
 pytestmark = pytest.mark.interop
 
-_names = (f"blobs_{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
 
 @pytest.fixture
 async def database(server: PostgresServer) -> str:
     """Return the URL of a new database."""
-    name = next(_names)
-    connection = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database="postgres")
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    return server.url(name)
+    return server.url(await server.new_database())
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
 from tests.backends.bridges import running_bridges
-from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
+from tests.backends.servers.postgres import PostgresServer
 
 from isthmus.adapters import bridge_http
 from isthmus.adapters.bridge_http import BridgeConnection, RefusedOnTheWay
@@ -17,19 +15,10 @@ from isthmus.testing.devices import Archive, Wire, calling, listening
 from isthmus.testing.dicom import echo_rq, echo_rsp, store_rq, store_rsp
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
-
 @pytest.fixture
 async def url(server: PostgresServer) -> str:
     """Return the URL of a new database."""
-    connection = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database="postgres")
-    await connection.execute("CREATE DATABASE polls")
-    await connection.close()
-    return server.url("polls")
+    return server.url(await server.new_database())
 
 
 @pytest.fixture(autouse=True)

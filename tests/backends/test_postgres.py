@@ -1,10 +1,8 @@
 """The Bridge on a real PostgreSQL: schema, durability, revocation, its lock, and how a network gets there."""
 
 import asyncio
-import itertools
 import secrets
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
+from tests.backends.servers.postgres import PASSWORD, USER, PostgresServer
 
 from isthmus.bridge.administration import open_administration
 from isthmus.bridge.database import _LOCK, Base, Database
@@ -21,14 +19,6 @@ from isthmus.contract.rest import SessionEnd
 from isthmus.errors import OperatorError, Problem
 from isthmus.testing.bridge import running_bridge
 from isthmus.testing.network import until
-
-_names = (f"bridge_{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
 
 
 async def ask(server: PostgresServer, sql: str, database: str = "postgres") -> Any:
@@ -42,9 +32,7 @@ async def ask(server: PostgresServer, sql: str, database: str = "postgres") -> A
 @pytest.fixture
 async def database(server: PostgresServer) -> str:
     """Return the name of a new database."""
-    name = next(_names)
-    await ask(server, f"CREATE DATABASE {name}")
-    return name
+    return await server.new_database()
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """Cloud pairs and usage on PostgreSQL, and at two Bridges that share one."""
 
 import asyncio
-import itertools
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
-from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
+from tests.backends.servers.postgres import PASSWORD, USER, PostgresServer
 from tests.loopback.bridge.clouds import BLOBSTORE_CANARY, SECRETS, SIGNALLING_CANARY, FakeCloud, install
 
 from isthmus.bridge.database import to_micros
@@ -18,24 +17,14 @@ from isthmus.contract.rest import Usage
 from isthmus.testing.bridge import BridgeUnderTest, Member, running_bridge
 from isthmus.testing.network import until
 
-_names = (f"pairs_{number}" for number in itertools.count())
 ONE = {"name": "one", "signalling": "fake://a/b", "blobstore": "fake://a/c", "secrets": SECRETS}
 DAY = 86_400.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture
 async def database(server: PostgresServer) -> AsyncIterator[asyncpg.Connection]:
     """Give a way into a new database."""
-    name = next(_names)
-    root = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database="postgres")
-    await root.execute(f"CREATE DATABASE {name}")
-    await root.close()
+    name = await server.new_database()
     connection = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database=name)
     yield connection
     await connection.close()

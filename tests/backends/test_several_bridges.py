@@ -2,18 +2,16 @@
 
 import asyncio
 import contextlib
-import itertools
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
 from tests.backends import bridges
 from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, Bridges, running_bridges
-from tests.backends.server import PASSWORD, USER, PostgresServer, running_server
 from tests.backends.servers.nats import NatsServer, running_nats
+from tests.backends.servers.postgres import PostgresServer
 from tests.interop import dcmtk
 from tests.interop.queued import all_are, queue_for, storescu
 from tests.interop.sites import CT, MR, caller, publish
@@ -30,14 +28,6 @@ from isthmus.testing.devices import Archive, Wire, calling, listening
 from isthmus.testing.dicom import echo_rq, echo_rsp
 from isthmus.testing.network import NetworkOptions, until
 
-_names = (f"several_{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with running_server() as server:
-        yield server
-
 
 @pytest.fixture(scope="module")
 def nats() -> Iterator[NatsServer]:
@@ -49,11 +39,7 @@ def nats() -> Iterator[NatsServer]:
 @pytest.fixture
 async def url(server: PostgresServer) -> str:
     """Return the URL of a new database."""
-    name = next(_names)
-    connection = await asyncpg.connect(host=str(server.folder), user=USER, password=PASSWORD, database="postgres")
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    return server.url(name)
+    return server.url(await server.new_database())
 
 
 @pytest.fixture(params=["notify", "nats"])

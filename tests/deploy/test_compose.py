@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # has no types
-from tests.backends import server as postgres
+from tests.backends.servers import postgres
 from tests.deploy.image import ROOT, tool
 from tests.deploy.test_image import USER
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
 
 USER, PASSWORD = "isthmus", "a secret of tests"
@@ -21,6 +23,16 @@ class PostgresServer:
     """A running server."""
 
     folder: Path
+
+    async def new_database(self) -> str:
+        """Make a database, and return its name."""
+        name = f"new_{secrets.token_hex(6)}"
+        connection = await asyncpg.connect(host=str(self.folder), user=USER, password=PASSWORD, database="postgres")
+        try:
+            await connection.execute(f"CREATE DATABASE {name}")
+        finally:
+            await connection.close()
+        return name
 
     def url(self, database: str, password: str = PASSWORD) -> str:
         """Return what `isthmus bridge run --database-url` is given."""
@@ -77,3 +89,10 @@ def running_server() -> Iterator[PostgresServer]:
                 server.communicate(timeout=30)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """Give one server to the tests of a file."""
+    with running_server() as server:
+        yield server
