@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 
@@ -80,6 +80,7 @@ class CephServer:
         self._call("monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", monitor, self._path("monmap"))
         self._call("ceph-mon", "-i", "a", "--mkfs", "--monmap", self._path("monmap"))
         self._run("ceph-mon", "-i", "a", "-f")
+        self._wait_for_monitor()
         self._call("ceph", "osd", "create")
         self._call("ceph", "osd", "crush", "add", "osd.0", "1", "root=default", "host=localhost")
         self._call("ceph-osd", "-i", "0", "--mkfs")
@@ -118,6 +119,17 @@ class CephServer:
             "role-policy", "put", "--role-name", role, "--policy-name", "all", "--policy-doc", json.dumps(may_do)
         )
 
+    def _wait_for_monitor(self) -> None:
+        """Wait until the monitor leads: what is asked while it is elected is answered EPERM, one time in sixty."""
+        monitor = self.processes[0]
+        ask = ("ceph", "--admin-daemon", self._path(f"run/mon.a.{monitor.pid}.asok"), "mon_status")
+        until = time.monotonic() + _STARTS_SECONDS
+        while time.monotonic() < until and monitor.poll() is None:
+            said = subprocess.run(ask, capture_output=True, text=True, check=False, env=self._environment(), timeout=60)
+            if said.returncode == 0 and json.loads(said.stdout)["state"] == "leader":
+                return
+        self._fail()
+
     def _wait(self) -> None:
         until = time.monotonic() + _STARTS_SECONDS
         while time.monotonic() < until:
@@ -128,6 +140,9 @@ class CephServer:
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.processes[-1].wait(timeout=_LOOK_SECONDS)
+        self._fail()
+
+    def _fail(self) -> NoReturn:
         pytest.fail("Ceph did not start:\n" + "\n".join(path.read_text()[-2000:] for path in self.folder.glob("log/*")))
 
     def _call(self, *words: str) -> None:
