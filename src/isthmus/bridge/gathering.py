@@ -1,6 +1,6 @@
 """How bodies of requests come in: gathered, so that an upload wakes its handler a few times, not with each read."""
 
-from typing import Final
+from typing import Final, Self
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -26,7 +26,28 @@ class GatheringProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle.response_complete:
             return
+        if not cycle.body and not isinstance(cycle.body, _Parts):
+            cycle.body = _Parts()  # type: ignore[assignment]  # what is asked of it, this can do as well
         cycle.body += body
         if len(cycle.body) >= GATHERED_BYTES:
             self.flow.pause_reading()
             cycle.message_event.set()
+
+
+class _Parts:
+    """A body in the parts it came in, put together once: a bytearray is copied each time it grows."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __iadd__(self, part: bytes) -> Self:
+        self._parts.append(part)
+        self._size += len(part)
+        return self
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._parts)

@@ -113,8 +113,8 @@ async def test_who_waits_for_a_blob_reads_it_while_it_is_put(bridge: BridgeUnder
     body = secrets.token_bytes(3_000_000)
     reading, writer = await _reading_along(bridge, one, other, "along/1", body, 2_000_000)
     growing = bridge.parts.blobs._growing
-    await until(lambda: "along/1" in growing and growing["along/1"][0].is_followed, 5)
-    await until(lambda: growing["along/1"][0].written > 1_000_000, 5)
+    await until(lambda: "along/1" in growing and growing["along/1"][0]._readers > 0, 5)
+    await until(lambda: growing["along/1"][0].received > 1_000_000, 5)
     assert not reading.done()
     writer.write(body[2_000_000:])
     await writer.drain()

@@ -5,7 +5,8 @@ It has no name of its own until it is whole; what of it is written can be read b
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from isthmus.kit import platform
 DIGEST_BYTES: Final = 32
 MOST_NAME: Final = 512
 _PIECE_BYTES: Final = 1024 * 1024  # of a growing blob are read at once
+_BEHIND_BYTES: Final = 2 * 1024 * 1024  # of a growing blob are held for those who read along, also when written
 
 
 class BlobTorn(Exception):
@@ -21,12 +23,13 @@ class BlobTorn(Exception):
 
 
 class GrowingBlob:
-    """A blob that is being put. What writes (`add`, `whole`, `keep`, `drop`) is for a thread, one at a time.
+    """A blob that is being put. What writes (`write`, `whole`, `keep`, `drop`) is for a thread, one at a time.
 
     Attributes:
         size: of the body, as it was announced.
         digest: of the body, as it was announced.
         kept: whether it is whole and has its name.
+        received: bytes of the body that have come.
         written: bytes of the body that are in the file.
         unwanted: whether it was deleted before it was whole.
     """
@@ -35,39 +38,57 @@ class GrowingBlob:
         self.size = size
         self.digest = digest
         self.kept = False
+        self.received = 0
         self.written = 0
         self.unwanted = False
         self._path = path
         self._header = header
         self._handle: int | None = None
+        self._held: deque[bytes] = deque()  # the end of what has come
+        self._held_from = 0  # where the first of these starts
         self._ended = False
         self._overtaken = False
         self._readers = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
     @property
-    def is_followed(self) -> bool:
-        """Whether somebody reads along."""
-        return self._readers > 0
+    def waiting(self) -> int:
+        """Bytes that have come and are not in the file."""
+        return self.received - self.written
 
-    def add(self, parts: Sequence[bytes]) -> None:
-        """Write parts of the body at the end; the file is made with the first."""
+    def take(self, part: bytes) -> None:
+        """Hold the next part of the body until it is written, and hand it on to those who read along."""
+        if not part:
+            return
+        self._held.append(part)
+        self.received += len(part)
+        # who reads along is hardly ever further behind, and needs no file then
+        over = min(self.written, self.received - (_BEHIND_BYTES if self._readers else 0))
+        while self._held_from + len(self._held[0]) <= over:
+            self._held_from += len(self._held.popleft())
+        self._wake()
+
+    def write(self) -> None:
+        """Put what is held at the end of the file, which is made with the first."""
         if self._handle is None:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             platform.write_at(self._handle, self._header, 0)
-        for part in parts:
-            platform.write_at(self._handle, part, len(self._header) + self.written)
-            self.written += len(part)
+        start = self._held_from
+        for part in self._held:
+            if start >= self.written:
+                platform.write_at(self._handle, part, len(self._header) + start)
+                self.written += len(part)
+            start += len(part)
 
-    def whole(self, parts: Sequence[bytes]) -> bytes:
-        """Write the last parts and return the body."""
-        self.add(parts)
+    def whole(self) -> bytes:
+        """Write the rest and return the body."""
+        self.write()
         assert self._handle is not None
         return os.pread(self._handle, self.written, len(self._header))
 
-    def keep(self, parts: Sequence[bytes], path: Path) -> None:
-        """Write the last parts and give the file its name. Raises FileExistsError."""
-        self.add(parts)
+    def keep(self, path: Path) -> None:
+        """Write the rest and give the file its name. Raises FileExistsError."""
+        self.write()
         os.link(self._path, path)
         self._path.unlink()
         self.kept = True
@@ -77,33 +98,26 @@ class GrowingBlob:
         if self._handle is not None:
             self._path.unlink(missing_ok=True)
 
-    def grew(self) -> None:
-        """Wake those who read along: more is written."""
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
-
     def overtake(self) -> None:
         """The same blob is whole: it was put again beside this, and came in sooner."""
         self._overtaken = True
-        self.grew()
+        self._wake()
 
     def end(self) -> None:
         """Nothing is written any more."""
         self._ended = True
-        self.grew()
+        self._wake()
         self._let_go()
 
     async def follow(self) -> AsyncIterator[bytes]:
-        """Yield the body as it is written, its last byte not before the blob is kept. Raises BlobTorn."""
+        """Yield the body as it comes in, its last byte not before the blob is kept. Raises BlobTorn."""
         self._readers += 1
         at = 0
         try:
             while not self._overtaken and (at < self.size or not self._ended):
-                ready = self.written if self._ended else min(self.written, self.size - 1)
-                if ready > at and self._handle is not None:
-                    start, size = len(self._header) + at, min(ready - at, _PIECE_BYTES)
-                    piece = await asyncio.to_thread(os.pread, self._handle, size, start)
+                ready = self.received if self.kept else min(self.received, self.size - 1)
+                if ready > at:
+                    piece = await self._piece(at, ready)
                     at += len(piece)
                     yield piece
                 elif self._ended:
@@ -116,6 +130,19 @@ class GrowingBlob:
             self._readers -= 1
             self._let_go()
 
+    async def _piece(self, at: int, end: int) -> bytes:
+        """Return what stands from `at` on, up to `end` at most: as it is held, or read from the file."""
+        if at < self._held_from:
+            assert self._handle is not None
+            size = min(end, self._held_from) - at
+            return await asyncio.to_thread(os.pread, self._handle, min(size, _PIECE_BYTES), len(self._header) + at)
+        start = self._held_from
+        for part in self._held:
+            if at < start + len(part):
+                return part if at == start and start + len(part) <= end else part[at - start : end - start]
+            start += len(part)
+        raise AssertionError("what has come is held, or in the file")
+
     async def _change(self) -> None:
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.add(waiting)
@@ -123,6 +150,12 @@ class GrowingBlob:
             await waiting
         finally:
             self._waiting.discard(waiting)
+
+    def _wake(self) -> None:
+        """Wake those who read along: there is more, or it is over."""
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     def _let_go(self) -> None:
         if self._ended and not self._readers and self._handle is not None:

@@ -87,9 +87,9 @@ class ObjectBlobStore(SharedBlobStore):
 
     # where the whole ones are
 
-    async def _keep(self, growing: GrowingBlob, rest: Sequence[bytes], entry: Entry) -> None:
+    async def _keep(self, growing: GrowingBlob, entry: Entry) -> None:
         async with self._puts:
-            await self._store.put(_key(entry), await to_its_end(growing.whole, rest))
+            await self._store.put(_key(entry), await to_its_end(growing.whole))
         try:
             await self._book.add(entry)
         except BlobExists:

@@ -23,8 +23,7 @@ from isthmus.kit.files import make_private_folder
 from isthmus.kit.threads import to_its_end
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
-_BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once: what a put holds in memory
-_HANDED_BYTES: Final = 256 * 1024  # the same, where somebody reads along
+_BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
 QUEUED: Final = "q/"
 T = TypeVar("T")
@@ -97,7 +96,8 @@ class BlobStore:
         self._growing[name].append(growing)
         self._arrived(name)
         try:
-            await self._keep(growing, await self._write(growing, body), entry)
+            await self._write(growing, body)
+            await self._keep(growing, entry)
         except BlobExists:
             await self._index_found(name)
             return await self._same_again(name, _nothing(), digest)
@@ -128,7 +128,7 @@ class BlobStore:
         if (entry := self._entries.get(name)) is not None:
             return entry.size, _just(await self._body_of(entry))
         if wait and name in self._growing:
-            growing = max(self._growing[name], key=lambda each: each.written)
+            growing = max(self._growing[name], key=lambda each: each.received)
             return growing.size, self._followed(name, growing)
         raise BlobMissing(name)
 
@@ -169,10 +169,10 @@ class BlobStore:
 
     # where the whole ones are
 
-    async def _keep(self, growing: GrowingBlob, rest: Sequence[bytes], entry: Entry) -> None:
-        """Have a blob stay whose last bytes are `rest`, and mark it as kept. Raises BlobExists."""
+    async def _keep(self, growing: GrowingBlob, entry: Entry) -> None:
+        """Have a blob stay of which all has come, and mark it as kept. Raises BlobExists."""
         try:
-            await to_its_end(growing.keep, rest, self._path(entry.name))
+            await to_its_end(growing.keep, self._path(entry.name))
         except FileExistsError as error:
             raise BlobExists(entry.name) from error
 
@@ -243,20 +243,15 @@ class BlobStore:
             if not self._awaited[name]:
                 del self._awaited[name]
 
-    async def _write(self, growing: GrowingBlob, body: AsyncIterator[bytes]) -> Sequence[bytes]:
-        """Write a body as it comes in, and return what of it is still to be written."""
-        parts: list[bytes] = []
-        held = 0
+    @staticmethod
+    async def _write(growing: GrowingBlob, body: AsyncIterator[bytes]) -> None:
+        """Take a body in as it comes, and write all but its end."""
         async for chunk in body:
-            parts.append(chunk)
-            held += len(chunk)
-            if growing.written + held > growing.size:
+            if growing.received + len(chunk) > growing.size:
                 raise Problem(400, "Longer than announced")
-            if held >= (_HANDED_BYTES if growing.is_followed else _BATCH_BYTES):
-                await to_its_end(growing.add, parts)
-                growing.grew()
-                parts, held = [], 0
-        return parts
+            growing.take(chunk)
+            if growing.waiting >= _BATCH_BYTES:
+                await to_its_end(growing.write)
 
     async def _same_again(self, name: str, body: AsyncIterator[bytes], digest: bytes) -> bool:
         async for _ in body:
