@@ -116,7 +116,7 @@ async def one_site(folder: Path) -> AsyncIterator[OneSite]:
         ledger = Ledger.open(home / "ledger.db")
         room = Room(home, SystemClock(), floor=0)
         spool = Spool(home / "spool", bytes(range(32)), ledger, SystemClock(), room, os.urandom)
-        source = SpoolSource(spool.path, spool.secrets, partial(verified, spool))
+        source = SpoolSource(spool.path, spool.secrets, partial(verified, spool), spool.fresh)
         mirror = Mirror(live, live.core.directory._store)
         one = OneSite(site, ledger, spool, mirror, None, [])  # type: ignore[arg-type] # it comes at once
         means = Means(

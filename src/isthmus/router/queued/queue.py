@@ -79,7 +79,7 @@ async def running(folder: Path, live: Live, store: Store, *, probes: bool) -> As
             spool,
             received=waking.received,
         )
-        source = SpoolSource(spool.path, spool.secrets, partial(verified, spool))
+        source = SpoolSource(spool.path, spool.secrets, partial(verified, spool), spool.fresh)
         stack.callback(source.close)
         means = Means(
             ledger=spool.ledger,

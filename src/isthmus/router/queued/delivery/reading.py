@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, Protocol
 from isthmus.envelope.records import ObjectMeta, RecordSpan, open_record_in
 from isthmus.errors import SealBroken
 from isthmus.router.queued.ledger.deliveries import DueCopy
+from isthmus.router.queued.spool.fresh import FreshObjects
 from isthmus.router.queued.spool.header import Inbound, unpack
 from isthmus.router.queued.spool.secrets import SpoolSecrets
 from isthmus.router.queued.trouble import from_os
@@ -28,6 +29,7 @@ class OpenedObject:
     """An object whose start verified: what is known of it, and its data set, which is asked for once."""
 
     def __init__(self, meta: ObjectMeta, first: _Part, more: Callable[[], "asyncio.Future[_Part]"]) -> None:
+        """`more` is asked for the next part while there is one."""
         self.meta: Final = meta
         self._first = first
         self._more = more
@@ -53,13 +55,18 @@ class Source(Protocol):
 
 
 class SpoolSource:
-    """Reads from the bundles of the spool, whose files `path` names."""
+    """Reads from the bundles of the spool, whose files `path` names, what is not held as it came in."""
 
     def __init__(
-        self, path: Callable[[str], Path], secrets: SpoolSecrets, verified: Callable[[int], Awaitable[None]]
+        self,
+        path: Callable[[str], Path],
+        secrets: SpoolSecrets,
+        verified: Callable[[int], Awaitable[None]],
+        fresh: FreshObjects,
     ) -> None:
         """`verified` returns when a bundle that was there at the start has been read through."""
         self._verified = verified
+        self._fresh = fresh
         self._path = path
         self._secrets = secrets
         self._manifests: OrderedDict[str, Mapping[bytes, bytes]] = OrderedDict()
@@ -74,6 +81,8 @@ class SpoolSource:
         """Open the object of a copy. Raises SealBroken if it does not verify, SpoolFailed if it cannot be read."""
         await self._verified(copy.bundle_id)
         loop = asyncio.get_running_loop()
+        if (fresh := self._fresh.take(copy.bundle_id, copy.object_id)) is not None:
+            return OpenedObject(fresh.meta, (fresh.pieces, False), loop.create_future)
         meta, first, parts = await loop.run_in_executor(self._threads, self._begin, copy)
         return OpenedObject(meta, first, lambda: loop.run_in_executor(self._threads, next, parts))
 

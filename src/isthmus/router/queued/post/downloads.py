@@ -255,7 +255,7 @@ class Downloads:
         if not whole:
             return False
         try:
-            row, stored = await pull.bundle.commit()
+            row, stored = await pull.bundle.commit(self._spool.fresh)
         except SealBroken:
             await self._doubt(pull, pull.bundle)
             return False

@@ -25,6 +25,7 @@ from isthmus.router.queued.ledger.records import BundleRow, NewCopy
 from isthmus.router.queued.spool import header as headers
 from isthmus.router.queued.spool import notes
 from isthmus.router.queued.spool.files import BundleFile
+from isthmus.router.queued.spool.fresh import FreshObjects
 from isthmus.router.queued.spool.header import BundleHeader, Destination, Inbound, Route
 from isthmus.router.queued.spool.inbound import InboundBundle
 from isthmus.router.queued.spool.indexing import MOST_BEHIND, Indexer, StoredObject, StudyHook, look, rows_of
@@ -75,6 +76,7 @@ class Spool:
         wanted: asked at the end of each object whether somebody waits for its route: the bundle then closes.
         doubtful: bundles that were there at the start and have not been verified since.
         spares: what bundles that will probably be filled are begun in.
+        fresh: objects of other sites that were verified a moment ago.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Spool:
         self.doubtful: set[int] = set()
         self._random = random
         self.spares: Final = Spares(self.folder, _SPARE_BYTES, room, random)
+        self.fresh: Final = FreshObjects()
         self._few_spares = asyncio.Event()
         self._last_busy = 0.0  # when a bundle was begun or an object stored
         self._last_id = 0

@@ -13,6 +13,7 @@ from isthmus.kit import platform
 from isthmus.kit.threads import to_its_end
 from isthmus.router.queued.ledger.records import BundleRow
 from isthmus.router.queued.spool import header as headers
+from isthmus.router.queued.spool.fresh import FreshObject, FreshObjects
 from isthmus.router.queued.spool.header import BundleHeader, Inbound
 from isthmus.router.queued.spool.indexing import StoredObject, bundle_row
 from isthmus.router.queued.spool.reading import verify_record
@@ -116,16 +117,18 @@ class InboundBundle:
         except OSError as error:
             raise from_os(error, "reading a bundle of another site") from error
 
-    async def commit(self) -> tuple[BundleRow, list[StoredObject]]:
+    async def commit(self, fresh: FreshObjects | None = None) -> tuple[BundleRow, list[StoredObject]]:
         """Verify every byte of every object, make all durable, and return the rows to be.
 
-        The objects stand in the order of the manifest. Raises SealBroken if anything does not verify, NoRoom or
-        SpoolFailed if it cannot be kept.
+        The objects stand in the order of the manifest; `fresh` gets some of them as they were opened. Raises SealBroken
+        if anything does not verify, NoRoom or SpoolFailed if it cannot be kept.
         """
         try:
-            stored = await to_its_end(self._commit)
+            stored, opened = await to_its_end(self._commit, 0 if fresh is None else fresh.room)
         except OSError as error:
             raise from_os(error, "keeping a bundle of another site") from error
+        if fresh is not None:
+            fresh.put(self.bundle_id, opened)
         size = self.start + self.manifest.size
         return bundle_row(self.header, self.name, size=size, objects=len(stored), closed=True), stored
 
@@ -159,18 +162,23 @@ class InboundBundle:
                     return item.offset
         return self.manifest.size
 
-    def _commit(self) -> list[StoredObject]:
+    def _commit(self, most_opened: int) -> tuple[list[StoredObject], dict[bytes, FreshObject]]:
         assert self._handle is not None
-        stored = []
+        stored: list[StoredObject] = []
+        opened: dict[bytes, FreshObject] = {}
         with self._path.open("rb", buffering=0) as file:
             for ordinal, item in enumerate(self.manifest.objects, 1):
                 span = RecordSpan(item.object_id, self.start + item.offset, item.length)
                 # each segment authenticates itself, and the last one the digest: hashing again would find nothing
-                record = verify_record(file, span, item.secret, hashing=False)
+                keep = item.length <= most_opened
+                record = verify_record(file, span, item.secret, hashing=False, keep=keep)
                 if record.digest != item.digest or record.meta.kind is not item.kind:
                     raise SealBroken("an object is not the one that its manifest names")
                 looked = self._look(record.meta, record.head)
                 stored.append(record.stored(self.bundle_id, ordinal, looked))
+                if keep:
+                    most_opened -= item.length
+                    opened[item.object_id] = FreshObject(record.meta, record.pieces)
         platform.sync_data(self._handle)
         platform.fsync_folder(self._path.parent)
-        return stored
+        return stored, opened

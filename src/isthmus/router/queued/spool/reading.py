@@ -16,13 +16,14 @@ _READ_BYTES: Final = 1024 * 1024
 
 
 class WholeRecord(NamedTuple):
-    """A record of which every byte verified; `head` is the start of its data set."""
+    """A record of which every byte verified; `head` is the start of its data set, `pieces` all of it if it was kept."""
 
     span: RecordSpan
     meta: ObjectMeta
     payload: int
     digest: bytes
     head: bytes
+    pieces: list[bytes]
 
     def stored(self, bundle_id: int, ordinal: int, looked: object | None) -> StoredObject:
         """Return it as an object of a bundle."""
@@ -39,18 +40,24 @@ class WholeRecord(NamedTuple):
         )
 
 
-def verify_record(file: BinaryIO, span: RecordSpan, secret: bytes, *, hashing: bool = True) -> WholeRecord:
+def verify_record(
+    file: BinaryIO, span: RecordSpan, secret: bytes, *, hashing: bool = True, keep: bool = False
+) -> WholeRecord:
     """Read all of a record and return what it says. Raises SealBroken if any of it is damaged or missing.
 
     `hashing`: whether the data set is hashed too, or its digest taken from the authenticated end of the record.
+    `keep`: whether the data set is returned, too.
     """
     head = bytearray()
+    pieces: list[bytes] = []
 
-    def keep_head(payload: bytes) -> None:
+    def take(payload: bytes) -> None:
         if len(head) < HEAD_BYTES:
             head.extend(payload[: HEAD_BYTES - len(head)])
+        if keep:
+            pieces.append(payload)
 
-    opener = RecordOpener(span.object_id, secret, on_payload=keep_head, hashing=hashing)
+    opener = RecordOpener(span.object_id, secret, on_payload=take, hashing=hashing)
     file.seek(span.offset)
     left = span.length
     while left and not opener.whole and (chunk := file.read(min(left, _READ_BYTES))):
@@ -58,7 +65,7 @@ def verify_record(file: BinaryIO, span: RecordSpan, secret: bytes, *, hashing: b
         opener.feed(chunk)
     if not opener.whole or opener.verified != span.length or opener.meta is None:
         raise SealBroken("a record is not whole, or not as long as it should be")
-    return WholeRecord(span, opener.meta, opener.payload_bytes, opener.digest, bytes(head))
+    return WholeRecord(span, opener.meta, opener.payload_bytes, opener.digest, bytes(head), pieces)
 
 
 class BundleReader:

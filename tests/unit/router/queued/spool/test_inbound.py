@@ -20,6 +20,7 @@ from isthmus.kit.tasks import Tasks
 from isthmus.router.queued.ledger import incoming
 from isthmus.router.queued.ledger.records import Direction
 from isthmus.router.queued.spool.bundles import InboundBundle, NoRoom, Spool
+from isthmus.router.queued.spool.fresh import FreshObjects
 from isthmus.router.queued.spool.header import Inbound
 from isthmus.testing.depth import count
 
@@ -112,6 +113,36 @@ async def test_an_envelope_that_is_whole_becomes_a_bundle(home: Home) -> None:
         assert await contents(spool) == data_sets
         assert await copies(spool) == [("PACS", manifest.envelope_id, index, "waiting", 0) for index in range(3)]
         assert spool.room.used == home.files()[0].stat().st_size == row.size
+
+
+async def test_what_has_verified_is_delivered_as_it_was_opened(home: Home) -> None:
+    data_sets = [b"one" * 70_000, b"", b"three" * 100_000]
+    manifest, whole = envelope(home, data_sets)
+    first, second, third = (item.object_id for item in manifest.objects)
+    async with home.running() as spool:
+        bundle = await spool.receive(NORTH, manifest)
+        await bundle.pwrite(0, whole)
+        fresh = FreshObjects(len(data_sets[2]) + 1000)
+        row, stored = await bundle.commit(fresh)
+        bundle.close()
+        assert fresh.take(row.bundle_id, third) is None, "there was no room left for it"
+        for object_id, data_set in ((first, data_sets[0]), (second, data_sets[1])):
+            item = fresh.take(row.bundle_id, object_id)
+            assert item is not None
+            assert b"".join(item.pieces) == data_set
+            assert item.meta == next(one.meta for one in stored if one.object_id == object_id)
+
+
+async def test_what_does_not_verify_is_not_held_for_delivery(home: Home) -> None:
+    manifest, whole = envelope(home, [b"good" * 1000, b"bad" * 1000])
+    async with home.running() as spool:
+        bundle = await spool.receive(NORTH, manifest)
+        await bundle.pwrite(0, whole[:-1] + bytes((whole[-1] ^ 1,)))
+        fresh = FreshObjects(100_000)
+        with pytest.raises(SealBroken):
+            await bundle.commit(fresh)
+        bundle.close()
+        assert fresh.room == 100_000
 
 
 async def test_a_crash_costs_no_more_than_the_segment_it_fell_into(home: Home, tmp_path: Path) -> None:
