@@ -85,6 +85,8 @@ class Manifest(Payload):
         blobs: the size of each, in order.
         name_key: HMAC key of the blobs' names.
         provider: name of the pair of cloud services whose blobstore has the blobs.
+        shared: whether another site may have got a secret of these objects, too: who has one could seal other content
+            under it, and only the digest says which is meant.
         objects: in the order of their records.
     """
 
@@ -96,6 +98,7 @@ class Manifest(Payload):
     blobs: list[Annotated[Count, Field(gt=0)]]
     name_key: Secret = Field(repr=False)
     provider: ProviderName = BUILT_IN_PROVIDER
+    shared: bool = True
     objects: list[ManifestObject]
 
     @model_validator(mode="after")

@@ -435,6 +435,16 @@ def contents(connection: sqlite3.Connection, envelope_id: bytes) -> list[SealedO
     return [SealedObject(*row) for row in rows]
 
 
+def is_shared(connection: sqlite3.Connection, envelope_id: bytes) -> bool:
+    """Return whether an object of an envelope goes, went or was to go to another site, too."""
+    (found,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM copies AS own JOIN copies AS other ON other.object_id = own.object_id"
+        " WHERE own.envelope_id = ? AND other.site IS NOT NULL AND other.site <> own.site)",
+        (envelope_id,),
+    ).fetchone()
+    return bool(found)
+
+
 def envelope_posted(
     connection: sqlite3.Connection,
     envelope_id: bytes,

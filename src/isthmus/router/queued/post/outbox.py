@@ -307,7 +307,8 @@ class Outbox:
             outgoing.drop_envelope(connection, envelope.envelope_id)
             return []
         now = self._core.clock.now()
-        body = self._manifest(envelope, name_key, copies, now).to_payload()
+        shared = outgoing.is_shared(connection, envelope.envelope_id)
+        body = self._manifest(envelope, name_key, copies, shared=shared, now=now).to_payload()
         if len(body) > MAX_BODY_BYTES:
             raise SpoolFailed(f"bundle {envelope.bundle} holds more objects than a letter can name")
         letters = outgoing.add_letter(connection, far.router_id, far, LetterKind.ENVELOPE, body, now=now)
@@ -316,7 +317,9 @@ class Outbox:
         )
         return letters
 
-    def _manifest(self, envelope: Envelope, name_key: bytes, copies: list[SealedObject], now: float) -> Manifest:
+    def _manifest(
+        self, envelope: Envelope, name_key: bytes, copies: list[SealedObject], *, shared: bool, now: float
+    ) -> Manifest:
         return Manifest(
             envelope_id=envelope.envelope_id,
             calling=envelope.calling,
@@ -326,6 +329,7 @@ class Outbox:
             blobs=list(envelope.blobs),
             name_key=name_key,
             provider=envelope.provider,
+            shared=shared,
             objects=[
                 ManifestObject(
                     object_id=item.object_id,

@@ -13,7 +13,9 @@ from tests.unit.router.queued.spool.home import Home, chance, contents
 
 from isthmus.contract.letters import Manifest, ManifestObject, ObjectKind
 from isthmus.envelope.identity import RouterId
-from isthmus.envelope.records import RecordSealer
+from isthmus.envelope.keys import StreamKey
+from isthmus.envelope.records import RECORD_TAG, RecordSealer
+from isthmus.envelope.segments import Sealer, SegmentType
 from isthmus.errors import SealBroken
 from isthmus.kit import platform
 from isthmus.kit.tasks import Tasks
@@ -113,6 +115,35 @@ async def test_an_envelope_that_is_whole_becomes_a_bundle(home: Home) -> None:
         assert await contents(spool) == data_sets
         assert await copies(spool) == [("PACS", manifest.envelope_id, index, "waiting", 0) for index in range(3)]
         assert spool.room.used == home.files()[0].stat().st_size == row.size
+
+
+def sealed_by_another_receiver(manifest: Manifest, home: Home, content: bytes) -> bytes:
+    """Return a record that somebody made who got the same secret: another data set, which says that it is the first."""
+    item = manifest.objects[0]
+    sealer = Sealer(StreamKey.derive(item.secret, b"object", control=False))
+    meta = home.meta(0).to_payload()
+    final = (len(meta) + len(content)).to_bytes(8, "big") + (2).to_bytes(8, "big") + item.digest
+    segments = [
+        sealer.seal(SegmentType.DATA, meta, prefix=RECORD_TAG + item.object_id),
+        sealer.seal(SegmentType.DATA, content),
+        sealer.seal(SegmentType.FINAL, final),
+    ]
+    return b"".join(segments)
+
+
+async def test_what_another_receiver_sealed_under_the_same_secret_is_refused(home: Home) -> None:
+    manifest, whole = envelope(home, [b"what the sender's device sent"])
+    forged = sealed_by_another_receiver(manifest, home, b"what another site would like!")
+    assert len(forged) == len(whole)
+    assert manifest.shared, "unless the sender says otherwise"
+    async with home.running() as spool:
+        bundle = await spool.receive(NORTH, manifest)
+        await bundle.pwrite(0, forged)
+        with pytest.raises(SealBroken, match="digest"):
+            await bundle.commit()
+        await bundle.pwrite(0, whole)
+        await bundle.commit()
+        bundle.close()
 
 
 async def test_what_has_verified_is_delivered_as_it_was_opened(home: Home) -> None:
