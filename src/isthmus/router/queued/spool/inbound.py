@@ -85,6 +85,7 @@ class InboundBundle:
             except SealBroken:
                 known = None
         if known is not None and known[0].content == header.content:
+            platform.fsync_folder(path.parent)  # whoever made it may have been stopped before it did so
             return cls(path, platform.open_spool_file(path, create=False, write=True), *known, room, look)
         path.unlink()
         room.add(-size)
@@ -181,5 +182,4 @@ class InboundBundle:
                     most_opened -= item.length
                     opened[item.object_id] = FreshObject(record.meta, record.pieces)
         platform.sync_data(self._handle)
-        platform.fsync_folder(self._path.parent)
         return stored, opened

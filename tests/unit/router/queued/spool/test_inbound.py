@@ -244,26 +244,33 @@ async def test_nothing_is_fetched_that_there_is_no_room_for(home: Home) -> None:
         assert home.files() == []
 
 
-async def test_a_commit_syncs_file_and_folder_after_it_verified(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bundle_is_durable_with_its_name_before_anything_of_it_counts(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, whole = envelope(home, [b"a" * 1000])
     order: list[str] = []
     real_file, real_folder = os.fdatasync, os.fsync
+
+    def sync_file(handle: int) -> None:
+        order.append("file")
+        real_file(handle)
+
+    def sync_folder(handle: int) -> None:
+        order.append("folder")
+        real_folder(handle)
+
     async with home.running() as spool:
-        bundle = await spool.receive(NORTH, manifest)
-        await bundle.pwrite(0, whole)
-
-        def sync_file(handle: int) -> None:
-            order.append("file")
-            real_file(handle)
-
-        def sync_folder(handle: int) -> None:
-            order.append("folder")
-            real_folder(handle)
-
         monkeypatch.setattr(os, "fdatasync", sync_file)
         monkeypatch.setattr(os, "fsync", sync_folder)
-        await bundle.commit()
+        bundle = await spool.receive(NORTH, manifest)
         assert order == ["file", "folder"]
+        bundle.close()
+        order.clear()
+        bundle = await spool.receive(NORTH, manifest)  # as after a stop, which may have come before the folder's sync
+        assert order == ["folder"]
+        await bundle.pwrite(0, whole)
+        await bundle.commit()
+        assert order == ["folder", "file"]
         bundle.close()
 
 
