@@ -1,8 +1,9 @@
 """The short way to the operations that a network lives on, without the framework's own work for each request.
 
-Every megabyte of a queued study takes a put, a get and a delete, every association opens and ends a session, and every
-Router says each half minute that it is there: what is spent on a request counts here. The routes stay in the API,
-which describes them, and which answers whatever is not plainly one of these, mistakes among it.
+Every few megabytes of a queued study take a put and a get, each of its bundles a deletion, every association opens and
+ends a session, and every Router says each half minute that it is there: what is spent on a request counts here.
+The routes stay in the API, which describes them, and which answers whatever is not plainly one of these, mistakes
+among it.
 """
 
 import json
@@ -23,7 +24,7 @@ from isthmus.bridge.gate import whole
 from isthmus.bridge.parts import Parts
 from isthmus.bridge.problems import answer_to
 from isthmus.bridge.sessions import api as sessions
-from isthmus.contract.rest import API, MOST_WAIT_SECONDS, Heartbeat, SessionEnd, SessionRequest
+from isthmus.contract.rest import API, MOST_WAIT_SECONDS, BlobDeletions, Heartbeat, SessionEnd, SessionRequest
 
 _API: Final = f"{API}/"
 _JSON: Final = "application/json"
@@ -106,6 +107,13 @@ async def _delete_blob(asked: _Asked) -> Response:
     return Response(status_code=204)
 
 
+async def _delete_blobs(asked: _Asked) -> Response:
+    if asked.last != "deletions":
+        raise _LongWay
+    await blobs.delete_blobs(asked.parts, asked.caller, await _said(asked.request, BlobDeletions))
+    return Response(status_code=204)
+
+
 async def _open_session(asked: _Asked) -> Response:
     await sessions.open_session(asked.parts, asked.caller, await _said(asked.request, SessionRequest))
     return Response(b"null", 201, media_type=_JSON)
@@ -134,6 +142,7 @@ _ANSWERS: Final[dict[tuple[str, str], tuple[_Answer, APIRoute]]] = {
     ("PUT", "blobs/"): (_put_blob, _route("put_blob")),
     ("GET", "blobs/"): (_get_blob, _route("get_blob")),
     ("DELETE", "blobs/"): (_delete_blob, _route("delete_blob")),
+    ("POST", "blobs/"): (_delete_blobs, _route("delete_blobs")),
     ("POST", "sessions"): (_open_session, _route("open_session")),
     ("DELETE", "sessions/"): (_end_session, _route("end_session")),
     ("POST", "heartbeat"): (_heartbeat, _route("heartbeat")),

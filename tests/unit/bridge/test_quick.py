@@ -38,6 +38,11 @@ _CASES: dict[str, tuple[str, str, bytes, str]] = {
     "a blob with a bad wait": ("GET", "/blobs/a?wait=x", b"", ""),
     "a blob of a bad name": ("GET", "/blobs/..", b"", ""),
     "a blob that goes": ("DELETE", "/blobs/a", b"", ""),
+    "blobs that go": ("POST", "/blobs/deletions", b'{"names": ["a", "b/c"]}', _JSON),
+    "blobs of bad names": ("POST", "/blobs/deletions", b'{"names": ["a", ".."]}', _JSON),
+    "blobs that are no names": ("POST", "/blobs/deletions", b'{"names": [1]}', _JSON),
+    "a join of blobs": ("POST", "/blobs/joins", b'{"name": "a", "parts": ["b"], "sha256": "AA"}', _JSON),
+    "something else of blobs": ("POST", "/blobs/a", b"", ""),
     "nothing there": ("GET", "/nothing", b"", ""),
 }
 
