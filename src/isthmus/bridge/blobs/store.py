@@ -24,6 +24,7 @@ from isthmus.kit.threads import to_its_end
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once
+_PIECE_BYTES: Final = 512 * 1024  # of a whole one are handed to its connection at once
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
 QUEUED: Final = "q/"
 T = TypeVar("T")
@@ -126,7 +127,7 @@ class BlobStore:
         if wait and name not in self._entries and name not in self._growing:
             await self._arrival(name, wait)
         if (entry := self._entries.get(name)) is not None:
-            return entry.size, _just(await self._body_of(entry))
+            return entry.size, _in_pieces(await self._body_of(entry))
         if wait and name in self._growing:
             growing = max(self._growing[name], key=lambda each: each.received)
             return growing.size, self._followed(name, growing)
@@ -305,8 +306,10 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _just(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a body so that its connection encrypts and holds a part at a time: the whole would hold up all others."""
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield body[start : start + _PIECE_BYTES]
 
 
 def _read_entry(path: Path) -> Entry:
