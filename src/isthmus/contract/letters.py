@@ -85,7 +85,7 @@ class Manifest(Payload):
         blobs: the size of each, in order.
         name_key: HMAC key of the blobs' names.
         provider: name of the pair of cloud services whose blobstore has the blobs.
-        shared: whether another site may have got a secret of these objects, too: who has one could seal other content
+        shared: whether another Router may have got a secret of these objects, too: who has one could seal other content
             under it, and only the digest says which is meant.
         objects: in the order of their records.
     """

@@ -436,10 +436,12 @@ def contents(connection: sqlite3.Connection, envelope_id: bytes) -> list[SealedO
 
 
 def is_shared(connection: sqlite3.Connection, envelope_id: bytes) -> bool:
-    """Return whether an object of an envelope goes, went or was to go to another site, too."""
+    """Return whether an object of an envelope goes, or went, to another site, too, or to another Router of this one."""
     (found,) = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM copies AS own JOIN copies AS other ON other.object_id = own.object_id"
-        " WHERE own.envelope_id = ? AND other.site IS NOT NULL AND other.site <> own.site)",
+        " WHERE own.envelope_id = ?1 AND other.site IS NOT NULL AND other.site <> own.site) OR EXISTS (SELECT 1"
+        " FROM envelopes AS own JOIN envelopes AS other ON other.bundle_id = own.bundle_id"
+        " WHERE own.envelope_id = ?1 AND other.direction = 'out' AND other.router_id <> own.router_id)",
         (envelope_id,),
     ).fetchone()
     return bool(found)

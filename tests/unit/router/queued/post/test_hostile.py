@@ -184,3 +184,21 @@ async def test_a_site_is_told_that_another_has_the_same_secrets(north: Site, sou
             for envelope_id, _ in envelopes
         ]
     assert shared == [False, True, True]
+
+
+async def test_a_router_is_told_that_the_one_before_it_has_the_same_secrets(north: Site, south: Site) -> None:
+    async with north.running():
+        await north.store_objects(b"1" * 1000, to=south)
+        await north.until("SELECT 1 FROM envelopes WHERE state = 'posted'")
+        ((first,),) = await north.rows("SELECT envelope_id FROM envelopes")
+
+        def move(connection: sqlite3.Connection) -> None:  # as after the site came back with another identity
+            connection.execute(
+                "INSERT INTO envelopes (envelope_id, direction, bundle_id, router_id, destination, blobs, uploaded,"
+                " state) SELECT x'07', direction, bundle_id, 'another', destination, blobs, 0, 'uploading'"
+                " FROM envelopes"
+            )
+
+        await north.ledger.run(move)
+        for envelope_id in (first, b"\x07"):
+            assert await north.ledger.read(partial(outgoing.is_shared, envelope_id=envelope_id))
