@@ -7,6 +7,7 @@ import pytest
 from tests.backends.servers.azurite import azurite as azurite
 from tests.backends.servers.ceph import ceph as ceph
 from tests.backends.servers.gcs_double import gcs_double as gcs_double
+from tests.backends.servers.nats import nats_bus as nats_bus
 from tests.backends.servers.postgres import server as server
 
 from isthmus.kit.platform import new_event_loop

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import signal
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from pydicom import dcmread
 from tests.backends.blobstores.opening import opened
 from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, running_bridges
 from tests.backends.servers.ceph import OWNER, STRANGER, CephServer
-from tests.backends.servers.nats import NatsServer, running_nats
+from tests.backends.servers.nats import NatsServer, bus_url
 from tests.backends.servers.postgres import PostgresServer
 from tests.backends.servers.weather import BAD, Trouble, weather
 from tests.interop import dcmtk
@@ -52,12 +52,6 @@ async def bucket(ceph: CephServer) -> str:
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     return keys_file(tmp_path / "keys", OWNER.secret_access_key)
-
-
-@pytest.fixture(scope="module")
-def nats() -> Iterator[NatsServer]:
-    with running_nats(in_operator_mode=False, options='authorization { user: bridges, password: "s/cret" }') as server:
-        yield server
 
 
 @pytest.fixture
@@ -152,14 +146,14 @@ async def test_real_devices_send_live_and_queued_by_way_of_two_bridges_on_one_bu
     tmp_path: Path,
     arguments: list[str],
     ceph: CephServer,
-    nats: NatsServer,
+    nats_bus: NatsServer,
     bucket: str,
     bus: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is held for a site that is away outlives a Bridge that is killed, and tells nothing."""
     if bus == "nats":
-        arguments = [*arguments, "--bus", nats.url.replace("//", "//bridges:s%2Fcret@")]
+        arguments = [*arguments, "--bus", bus_url(nats_bus)]
     monkeypatch.setattr(mirror, "APART_SECONDS", 0.0)
     image = dcmread(CT)
     image.PatientName, image.PatientID, image.StudyInstanceUID = NAME, PATIENT_ID, STUDY_UID

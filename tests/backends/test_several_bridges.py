@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.backends import bridges
 from tests.backends.bridges import STOPS_SECONDS, BridgeProcess, Bridges, running_bridges
-from tests.backends.servers.nats import NatsServer, running_nats
+from tests.backends.servers.nats import NatsServer, bus_url
 from tests.backends.servers.postgres import PostgresServer
 from tests.interop import dcmtk
 from tests.interop.queued import all_are, queue_for, storescu
@@ -29,13 +29,6 @@ from isthmus.testing.dicom import echo_rq, echo_rsp
 from isthmus.testing.network import NetworkOptions, until
 
 
-@pytest.fixture(scope="module")
-def nats() -> Iterator[NatsServer]:
-    keys = 'authorization { user: bridges, password: "s/cret" }'
-    with running_nats(in_operator_mode=False, options=keys) as server:
-        yield server
-
-
 @pytest.fixture
 async def url(server: PostgresServer) -> str:
     """Return the URL of a new database."""
@@ -47,8 +40,7 @@ def arguments(request: pytest.FixtureRequest, url: str) -> list[str]:
     """Return how each Bridge is run: once for each engine."""
     if request.param == "notify":
         return ["--database-url", url]
-    nats: NatsServer = request.getfixturevalue("nats")
-    return ["--database-url", url, "--bus", nats.url.replace("//", "//bridges:s%2Fcret@")]
+    return ["--database-url", url, "--bus", bus_url(request.getfixturevalue("nats_bus"))]
 
 
 async def test_an_association_crosses_from_a_router_at_one_bridge_to_a_router_at_another(
@@ -200,9 +192,9 @@ async def test_real_devices_send_live_and_queued_by_way_of_two_bridges_that_spea
         assert (network.bridges[0].data / "tls.crt").read_bytes() == (network.bridges[1].data / "tls.crt").read_bytes()
 
 
-async def test_an_association_outlives_the_bus(tmp_path: Path, url: str, nats: NatsServer) -> None:
+async def test_an_association_outlives_the_bus(tmp_path: Path, url: str, nats_bus: NatsServer) -> None:
     archive = Archive()
-    bus = ["--bus", nats.url.replace("//", "//bridges:s%2Fcret@")]
+    bus = ["--bus", bus_url(nats_bus)]
     async with (
         listening(archive) as pacs,
         running_bridges(tmp_path, ["--database-url", url, *bus]) as network,
@@ -212,10 +204,10 @@ async def test_an_association_outlives_the_bus(tmp_path: Path, url: str, nats: N
         async with calling(network.sites["north"].port) as wire:
             assert (await wire.associate("PACS", "WS"))[0] == 2
             await all_answer([wire])
-            nats.kill()
+            nats_bus.kill()
             await wire.send(echo_rq())
             await asyncio.sleep(6)  # the outage: the Bridges lose sight of each other
-            nats.start()
+            nats_bus.start()
             assert await wire.pdu(20) == echo_rsp()
             await wire.release()
         await network.together()

@@ -13,6 +13,7 @@ from typing import IO
 
 import psutil
 import pytest
+from tests.backends.servers.started import said_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,14 +79,7 @@ class Container:
             env=self.buildah.environment,
         ) as process:  # fmt: skip
             try:
-                assert process.stdout is not None
-                said = []
-                for line in process.stdout:
-                    said.append(line)
-                    if line.startswith(until):
-                        break
-                else:
-                    pytest.fail("".join(said))
+                said = said_until(process.stdout, lambda line: line.startswith(until))
                 threading.Thread(target=_drain, args=(process.stdout, said), daemon=True).start()
                 yield Running(process, said)
             finally:

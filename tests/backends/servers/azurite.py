@@ -4,13 +4,13 @@ import contextlib
 import re
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.backends.servers.started import read_on, said_until
 
 _PROGRAM: Final = Path(__file__).parents[3] / ".tools" / "azurite" / "node_modules" / ".bin" / "azurite"
 _LISTENS: Final = re.compile(r"Azurite (\w+) service is successfully listening at https?://127\.0\.0\.1:(\d+)")
@@ -53,17 +53,14 @@ def running_azurite() -> Iterator[AzuriteServer]:
         ) as process,
     ):
         try:
-            assert process.stdout is not None
-            said, found = [], {}
-            for line in process.stdout:
-                said.append(line)
-                if match := _LISTENS.search(line):
-                    found[match[1]] = int(match[2])
-                if found.keys() >= {"Blob", "Queue"}:
-                    break
-            else:
-                pytest.fail("".join(said))
-            threading.Thread(target=process.stdout.read, daemon=True).start()
+            found: dict[str, int] = {}
+
+            def all_listen(line: str) -> bool:
+                found.update({kind: int(port) for kind, port in _LISTENS.findall(line)})
+                return found.keys() >= {"Blob", "Queue"}
+
+            said_until(process.stdout, all_listen)
+            read_on(process.stdout)
             yield AzuriteServer(found["Blob"], found["Queue"])
         finally:
             process.kill()

@@ -10,13 +10,16 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # has no types
+from tests.backends.servers.started import read_on, said_until
+
+_LISTENS: Final = re.compile(r"Running on http://127\.0\.0\.1:(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +61,9 @@ def running_moto(*, unchecked: int | None = None) -> Iterator[MotoServer]:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
     ) as process:  # fmt: skip
         try:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if found := re.search(r"Running on http://127\.0\.0\.1:(\d+)", line):
-                    port = int(found[1])
-                    break
-            else:
-                pytest.fail("".join(said))
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # it logs each request
-            yield MotoServer(port)
+            said = said_until(process.stderr, _LISTENS.search)
+            read_on(process.stderr)  # it logs each request
+            yield MotoServer(int(_LISTENS.findall(said[-1])[0]))
         finally:
             process.kill()
 

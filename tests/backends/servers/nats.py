@@ -9,14 +9,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import pytest
+from tests.backends.servers.started import read_on, said_until
 
 from isthmus.adapters.signalling.nats.accounts import Nkey, Role, server_configuration
 from isthmus.testing.free_ports import free_port
 
-_LISTENS: Final = re.compile(r"Listening for (client|websocket clients) (?:connections )?on \S*?:(\d+)")
 STARTS_SECONDS: Final = 10
 
 
@@ -55,28 +55,14 @@ class NatsServer:
         program = shutil.which("nats-server") or "/usr/sbin/nats-server"
         if not Path(program).exists():
             pytest.fail("there is no nats-server here: scripts/install-tools installs it")
+        self.port, self.websocket_port = self.port or free_port(), self.websocket_port or free_port()
         (self.folder / "nats.conf").write_text(self._configuration())
         process = subprocess.Popen(
             [program, "-c", str(self.folder / "nats.conf")], stderr=subprocess.PIPE, text=True, cwd=self.folder
         )
         self._process = process
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if found := _LISTENS.search(line):
-                if found[1] == "client":
-                    self.port = int(found[2])
-                else:
-                    self.websocket_port = int(found[2])
-            if "Server is ready" in line:
-                break
-        else:
-            pytest.fail("".join(said))
-        assert self.port
-        assert self.websocket_port
-        self._reader = threading.Thread(target=self._drain, args=(process.stderr,), daemon=True)
-        self._reader.start()
+        said_until(process.stderr, lambda line: "Server is ready" in line)
+        self._reader = read_on(process.stderr)
 
     def kill(self) -> None:
         """End it at once."""
@@ -87,21 +73,15 @@ class NatsServer:
         if self._reader is not None:
             self._reader.join(timeout=STARTS_SECONDS)
 
-    def _drain(self, stream: IO[str]) -> None:
-        with stream:
-            for _ in stream:
-                pass
-
     def _configuration(self) -> str:
         text = server_configuration(self.account, now=1_700_000_000) if self.in_operator_mode else "max_payload: 1MB\n"
         text = re.sub(r"(?m)^listen: .*$", "", text)
         tls = ""
         if self.certificate is not None:
             tls = f'tls {{ cert_file: "{self.certificate[0]}", key_file: "{self.certificate[1]}" }}\n'
-        port, websocket_port = self.port or free_port(), self.websocket_port or free_port()
         return (
-            f'{text}\nlisten: "127.0.0.1:{port}"\n{tls}{self.options}\n'
-            f'websocket {{ listen: "127.0.0.1:{websocket_port}"\n{tls or "no_tls: true"} }}\n'
+            f'{text}\nlisten: "127.0.0.1:{self.port}"\n{tls}{self.options}\n'
+            f'websocket {{ listen: "127.0.0.1:{self.websocket_port}"\n{tls or "no_tls: true"} }}\n'
         )
 
 
@@ -118,6 +98,18 @@ def running_nats(
     finally:
         server.kill()
         shutil.rmtree(folder)
+
+
+def bus_url(server: NatsServer) -> str:
+    """Return what `isthmus bridge run --bus` is given."""
+    return server.url.replace("//", "//bridges:s%2Fcret@")
+
+
+@pytest.fixture(scope="module")
+def nats_bus() -> Iterator[NatsServer]:
+    """Give the tests of a file a server that their Bridges may use as bus."""
+    with running_nats(in_operator_mode=False, options='authorization { user: bridges, password: "s/cret" }') as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

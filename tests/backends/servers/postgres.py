@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # has no types
 import pytest
+from tests.backends.servers.started import said_until
 
 USER, PASSWORD = "isthmus", "a secret of tests"
 
@@ -75,14 +76,7 @@ def running_server() -> Iterator[PostgresServer]:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, **somebody,
         ) as server:  # fmt: skip
             try:
-                assert server.stderr is not None
-                said = []
-                for line in server.stderr:
-                    said.append(line)
-                    if "ready to accept connections" in line:
-                        break
-                else:
-                    pytest.fail("".join(said))
+                said_until(server.stderr, lambda line: "ready to accept connections" in line)
                 yield PostgresServer(folder)
             finally:
                 server.send_signal(signal.SIGINT)  # a fast shutdown: connections are cut
