@@ -181,6 +181,7 @@ async def test_real_devices_send_live_and_queued_by_way_of_two_bridges_on_one_bu
         ran = await storescu(north.port, title, "QUEUED", [tmp_path / "canary.dcm"])
         assert ran.code == 0, ran.output
         await all_are(north, "QUEUED", delivered=2, posted=1)
+        await until(lambda: holds(ceph, bucket, 30_000))  # the letter may go before its blob
         there = await held(ceph, bucket)
         assert sum(map(len, there.values())) > 30_000
         assert hits("\n".join(there).encode() + b"".join(there.values())) == []
@@ -200,6 +201,10 @@ async def test_real_devices_send_live_and_queued_by_way_of_two_bridges_on_one_bu
 async def status(bridge: BridgeProcess) -> dict[str, object]:
     answer: dict[str, object] = await bridge.control.control("status")
     return answer
+
+
+async def holds(ceph: CephServer, bucket: str, more_than: int) -> bool:
+    return sum(map(len, (await held(ceph, bucket)).values())) > more_than
 
 
 async def are_gone(ceph: CephServer, bucket: str, names: Collection[str]) -> bool:
