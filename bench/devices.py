@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bench.images import Load
-from bench.machine import HERE, BenchFailed, IdleMeter, Place, Started, free_port, load, running, spawn, wait_listening
+from bench.machine import HERE, BenchFailed, IdleMeter, Place, Started, load, running, spawn, wait_listening
+from isthmus.testing.free_ports import free_port
 
 # Absolute: pynetdicom installs tools of the same names
 STORESCU = "/usr/bin/storescu"

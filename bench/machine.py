@@ -4,7 +4,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -169,14 +168,6 @@ def _listening(pid: int, port: int) -> bool:
             if state == _TCP_LISTEN and int(local.rsplit(":", 1)[1], 16) == port:
                 return True
     return False
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def load() -> float:

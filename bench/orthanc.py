@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.devices import Door, Nagle, check_arrival
 from bench.images import Load
-from bench.machine import HERE, BenchFailed, Place, Started, free_port, require, running, until, wait_listening
+from bench.machine import HERE, BenchFailed, Place, Started, require, running, until, wait_listening
+from isthmus.testing.free_ports import free_port
 
 ORTHANC = "/usr/sbin/Orthanc"
 CURL = "/usr/bin/curl"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.devices import Door, Nagle
-from bench.machine import HERE, Place, Started, free_port, require, running, wait_listening
+from bench.machine import HERE, Place, Started, require, running, wait_listening
+from isthmus.testing.free_ports import free_port
 
 STUNNEL = "/usr/bin/stunnel4"
 SSH = "/usr/bin/ssh"

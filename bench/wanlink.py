@@ -22,7 +22,6 @@ from bench.machine import (
     Place,
     Started,
     clean_up_when_terminated,
-    free_port,
     load,
     require,
     running,
@@ -30,6 +29,7 @@ from bench.machine import (
     wait_listening,
 )
 from bench.report import say
+from isthmus.testing.free_ports import free_port
 
 IP = "/usr/sbin/ip"
 IPERF = "/usr/bin/iperf3"
