@@ -26,7 +26,7 @@ class GatheringProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle.response_complete:
             return
-        if not cycle.body and not isinstance(cycle.body, _Parts):
+        if not isinstance(cycle.body, _Parts):  # it is empty: new, or what it held was taken
             cycle.body = _Parts()  # type: ignore[assignment]  # what is asked of it, this can do as well
         cycle.body += body
         if len(cycle.body) >= GATHERED_BYTES:

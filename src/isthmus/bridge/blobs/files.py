@@ -14,7 +14,7 @@ from isthmus.kit import platform
 
 DIGEST_BYTES: Final = 32
 MOST_NAME: Final = 512
-_PIECE_BYTES: Final = 1024 * 1024  # of a growing blob are read at once
+PIECE_BYTES: Final = 512 * 1024  # of a body that is on disk are handed to its connection at once
 _BEHIND_BYTES: Final = 2 * 1024 * 1024  # of a growing blob are held for those who read along, also when written
 
 
@@ -135,7 +135,7 @@ class GrowingBlob:
         if at < self._held_from:
             assert self._handle is not None
             size = min(end, self._held_from) - at
-            return await asyncio.to_thread(os.pread, self._handle, min(size, _PIECE_BYTES), len(self._header) + at)
+            return await asyncio.to_thread(os.pread, self._handle, min(size, PIECE_BYTES), len(self._header) + at)
         start = self._held_from
         for part in self._held:
             if at < start + len(part):

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from isthmus.bridge.blobs.files import MOST_NAME, BlobTorn, GrowingBlob, make_header, read_body, read_header
+from isthmus.bridge.blobs.files import (
+    MOST_NAME,
+    PIECE_BYTES,
+    BlobTorn,
+    GrowingBlob,
+    make_header,
+    read_body,
+    read_header,
+)
 from isthmus.errors import BlobExists, BlobMissing, Problem, ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import make_private_folder
@@ -24,7 +32,6 @@ from isthmus.kit.threads import to_its_end
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _BATCH_BYTES: Final = 2 * 1024 * 1024  # of a body are written at once
-_PIECE_BYTES: Final = 512 * 1024  # of a whole one are handed to its connection at once
 _MOST_BLOBS: Final = 100_000  # of one site and kind: small blobs cost more than their bytes
 QUEUED: Final = "q/"
 T = TypeVar("T")
@@ -214,9 +221,11 @@ class BlobStore:
             if entry is None or entry.digest != growing.digest:
                 raise
             try:
-                yield (await self._body_of(entry))[at:]
+                rest = (await self._body_of(entry))[at:]
             except ProviderTrouble as error:
                 raise BlobTorn from error
+            async for piece in _in_pieces(rest):
+                yield piece
 
     def _forsake(self, names: Iterable[str]) -> None:
         """See to it that what is still being put does not stay."""
@@ -308,8 +317,8 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
     """Yield a body so that its connection encrypts and holds a part at a time: the whole would hold up all others."""
-    for start in range(0, len(body), _PIECE_BYTES):
-        yield body[start : start + _PIECE_BYTES]
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
 
 
 def _read_entry(path: Path) -> Entry:

@@ -69,9 +69,7 @@ class Ledger:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(
-                "PRAGMA temp_store = MEMORY"
-            )  # what a savepoint may have to put back: thousands of writes
+            connection.execute("PRAGMA temp_store = MEMORY")  # of what a savepoint may have to put back
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
             if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
