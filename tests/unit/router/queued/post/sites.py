@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,14 @@ class Site:
     async def store_objects(
         self, *data: bytes, to: "Site", titles: tuple[str, ...] = ("PACS",), kind: ObjectKind = ObjectKind.STORE
     ) -> None:
-        """Take objects from CT1, and close their bundle."""
-        places = tuple(Destination(AETitle(title), SiteName(to.name), to.keys.router_id) for title in titles)
+        """Take objects from CT1 for devices of another site, and close their bundle."""
+        await self.store_for([(to, title) for title in titles], *data, kind=kind)
+
+    async def store_for(
+        self, devices: Sequence[tuple["Site", str]], *data: bytes, kind: ObjectKind = ObjectKind.STORE
+    ) -> None:
+        """Take objects from CT1 for devices of other sites, and close their bundle."""
+        places = tuple(Destination(AETitle(title), SiteName(to.name), to.keys.router_id) for to, title in devices)
         route = Route(AETitle("CT1"), AETitle("GROUP"), places)
         bundle = await self.spool.take(route)
         for content in data:

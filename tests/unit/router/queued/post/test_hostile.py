@@ -7,16 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.unit.router.queued.post.sites import Site, introduce, meta
+from tests.unit.router.queued.post.sites import Site, introduce
 
 from isthmus.adapters.blobstore.memory import MemoryBlobstore
 from isthmus.adapters.signalling.memory import MemorySignalling
-from isthmus.contract.letters import MOST_UNREADABLE, ObjectKind, Receipts, ReceiptState
+from isthmus.contract.letters import MOST_UNREADABLE, Receipts, ReceiptState
 from isthmus.envelope.identity import RouterId
-from isthmus.kit.names import AETitle, SiteName
 from isthmus.router.queued.ledger import incoming, outgoing
 from isthmus.router.queued.post import office
-from isthmus.router.queued.spool.bundles import Destination, Route
 
 Cloud = tuple[MemorySignalling, MemoryBlobstore]
 
@@ -165,24 +163,12 @@ def test_a_letter_that_names_more_unreadable_ones_than_there_may_be_is_not_under
 
 
 async def test_a_site_is_told_that_another_has_the_same_secrets(north: Site, south: Site, east: Site) -> None:
-    both = tuple(
-        Destination(AETitle(title), SiteName(site.name), site.keys.router_id)
-        for title, site in (("PACS", south), ("ARCHIVE", east))
-    )
     async with north.running():
         await north.store_objects(b"1" * 1000, to=south)
-        bundle = await north.spool.take(Route(AETitle("CT1"), AETitle("GROUP"), both))
-        writer = bundle.begin(meta(b"2" * 1000, ObjectKind.STORE))
-        writer.write(b"2" * 1000)
-        await writer.finish()
-        north.spool.give_back(bundle)
-        await north.spool.close_idle()
+        await north.store_for([(south, "PACS"), (east, "ARCHIVE")], b"2" * 1000)
         await north.until("SELECT 1 WHERE (SELECT COUNT(*) FROM envelopes WHERE state = 'posted') = 3")
-        envelopes = await north.rows("SELECT envelope_id, bundle_id FROM envelopes ORDER BY bundle_id")
-        shared = [
-            await north.ledger.read(partial(outgoing.is_shared, envelope_id=envelope_id))
-            for envelope_id, _ in envelopes
-        ]
+        rows = await north.rows("SELECT envelope_id FROM envelopes ORDER BY bundle_id")
+        shared = [await north.ledger.read(partial(outgoing.is_shared, envelope_id=row[0])) for row in rows]
     assert shared == [False, True, True]
 
 
