@@ -50,6 +50,7 @@ from isthmus.envelope.requests import NONCE_BYTES, sign_request
 from isthmus.errors import OperatorError, Problem, ProviderTrouble, Retry, Untrusted
 from isthmus.kit.clock import Clock, SystemClock
 from isthmus.kit.gathering import Gathering
+from isthmus.kit.line import Line
 from isthmus.kit.reasons import in_words
 from isthmus.ports.pacing import Pacing, Urgency
 
@@ -146,6 +147,7 @@ class BridgeConnection:
         self._connecting = asyncio.Lock()
         self._endorsed: tuple[bytes, ...] = ()
         self._told_inspected = False
+        self._line = Line(self._clock)
 
     def __repr__(self) -> str:
         return f"<BridgeConnection of {self._identity.router_id} at {self.url}>"
@@ -166,6 +168,7 @@ class BridgeConnection:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        self._line.close()
 
     # the API
 
@@ -243,6 +246,7 @@ class BridgeConnection:
         target = f"{API}{path}{'?' + query if query else ''}"
         up, down = (_Paced.of(pacing, path) for pacing in (self.up, self.down))
         digest = None if content is None else await _digest(content)
+        line = self._line if path.startswith(_QUEUED_BLOBS) else None
         for attempt in (1, 2):
             session, trust = await self._ready()
             headers = self._signed(method, target, digest)
@@ -252,7 +256,7 @@ class BridgeConnection:
                 async with session.request(
                     method,
                     URL(self.url + target, encoded=True),  # as it was signed
-                    data=None if content is None else _Body(content, up),
+                    data=None if content is None else _Body(content, up, line),
                     headers=headers,
                     ssl=trust,
                     allow_redirects=False,
@@ -435,16 +439,19 @@ class _Body(aiohttp.Payload):
 
     _value: bytes
 
-    def __init__(self, content: bytes, paced: _Paced | None = None) -> None:
+    def __init__(self, content: bytes, paced: _Paced | None, line: Line | None) -> None:
         super().__init__(content)
         self._size = len(content)
         self._paced = paced
+        self._line = line
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self._value.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         transport = writer.transport
+        if self._line is not None:
+            self._line.carry(transport, len(self._value))
         writer.send_headers()  # with the first slice they would be copied into one
         view = memoryview(self._value)
         paced = self._paced

@@ -6,6 +6,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from isthmus.kit.gathering import Gathering
 
+TRANSPORT: Final = "isthmus.transport"
+"""The extension of an ASGI scope that has the connection which a request came by, under this name once more."""
 GATHERED_BYTES: Final = 512 * 1024  # what a request may hold in memory before its handler is asked to take it
 
 
@@ -15,6 +17,7 @@ class GatheringProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Called by the parser after the head of a request."""
         super().on_headers_complete()
+        self.scope["extensions"] = {TRANSPORT: {TRANSPORT: self.transport}}
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
         self._left = int(length) if length.isdigit() else 0
         self._gathering = Gathering(self.transport)

@@ -38,6 +38,7 @@ from isthmus.envelope.identity import Identity, Random, RouterId
 from isthmus.errors import ProviderTrouble
 from isthmus.kit.clock import Clock
 from isthmus.kit.files import write_durably
+from isthmus.kit.line import Lines
 from isthmus.kit.names import SiteName
 
 _log = structlog.get_logger()
@@ -68,6 +69,7 @@ class Parts:
         self.lender = Lender(self.providers, clock)
         self.usage = UsageBook(self.database, clock)
         self.blobs = blob_store(config, self.database, clock)
+        self.lines = Lines(clock)
         self.metrics = Metrics(self.hub, self.sessions, self.blobs)
         self.guard = Guard(self.accounts, identity.public, clock)
         self.probe = Probe(clock)
@@ -135,6 +137,7 @@ class Parts:
                 await self.cluster.close()
             await self.audit.flush()
             await self.usage.flush()
+            self.lines.close()
             await self.blobs.close()
         finally:
             await self.database.close()

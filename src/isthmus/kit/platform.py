@@ -7,8 +7,10 @@ import errno
 import os
 import select
 import socket
+import struct
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 if sys.platform != "win32":
     import fcntl
@@ -19,6 +21,12 @@ else:  # pragma: no cover - exercised on Windows only
 _M_TRIM_THRESHOLD = -1  # malloc.h of glibc
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_TCP_INFO = struct.Struct(
+    "=24xI92xQ16xI52xQQ"
+)  # tcpi_unacked, _bytes_acked, _notsent_bytes, _bytes_sent, _bytes_retrans
+_TCP_INFO_BYTES = _TCP_INFO.size
+_SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
+_NO_LIMIT = 2**64 - 1
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -152,6 +160,37 @@ def wake_reader_at(sock: socket.socket, least: int) -> None:
     if hasattr(socket, "SO_RCVLOWAT"):
         with contextlib.suppress(OSError):  # of a system that only knows the name
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+
+
+class Sent(NamedTuple):
+    """What went over a connection so far, in bytes: acknowledged, sent, of these sent again; and what waits to go."""
+
+    acked: int
+    sent: int
+    again: int
+    waiting: int
+
+
+def sent_over(sock: socket.socket) -> Sent | None:
+    """Return what a TCP connection has sent, where the system tells (Linux from 4.19 on: linux/tcp.h, tcp_info)."""
+    if sys.platform != "linux":
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:  # it is closed, or no TCP
+        return None
+    if len(info) < _TCP_INFO_BYTES:
+        return None
+    unacked, acked, unsent, sent, again = _TCP_INFO.unpack(info)
+    return Sent(acked, sent, again, unacked + unsent)
+
+
+def limit_sending(sock: socket.socket, rate: int | None) -> None:
+    """Have a connection send no more than so many bytes a second, where the system can; None: as fast as it goes."""
+    if sys.platform == "linux":
+        limit = _NO_LIMIT if rate is None else rate
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, limit.to_bytes(8, sys.byteorder))
 
 
 def hung_up(sock: socket.socket) -> bool:

@@ -12,12 +12,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from isthmus.bridge.blobs.files import BlobTorn
-from isthmus.bridge.blobs.store import check_name
+from isthmus.bridge.blobs.store import QUEUED, check_name
 from isthmus.bridge.caller import Caller, TheParts
 from isthmus.bridge.gate import MAX_BLOB_BYTES
+from isthmus.bridge.gathering import TRANSPORT
 from isthmus.bridge.problems import describe
 from isthmus.contract.rest import MOST_WAIT_SECONDS, BlobDeletions, BlobJoin
 from isthmus.errors import BlobExists, BlobMissing, Problem
+from isthmus.kit.line import Line
 
 routes = APIRouter(tags=["blobs"])
 _PAGE = 1000
@@ -75,14 +77,15 @@ async def put_blob(parts: TheParts, caller: Caller, name: _Name, request: Reques
 @routes.get(
     "/blobs/{name:path}", operation_id="get_blob", response_class=Response, responses=describe([401, 404, 429, 503])
 )
-async def get_blob(parts: TheParts, _caller: Caller, name: _Name, wait: _Wait = 0.0) -> Response:
+async def get_blob(parts: TheParts, caller: Caller, name: _Name, wait: _Wait = 0.0) -> Response:
     """Read a blob: who waits for it, also while it is being put. A body that ends too soon did not become whole."""
     check_name(name)
     try:
         size, body = await parts.blobs.read(name, wait)
     except BlobMissing as error:
         raise Problem(404, "No such blob", detail="Or not yet.", field="name") from error
-    return BlobResponse(size, body)
+    line = parts.lines.to(caller.router_id) if name.startswith(QUEUED) else None
+    return BlobResponse(size, body, line)
 
 
 @routes.delete("/blobs/{name:path}", status_code=204, operation_id="delete_blob", responses=describe([401, 429, 503]))
@@ -135,14 +138,17 @@ async def join_blobs(parts: TheParts, caller: Caller, join: BlobJoin) -> Respons
 
 
 class BlobResponse(Response):
-    """A blob on its way out, part by part."""
+    """A blob on its way out, part by part, over the line to who asked for it, if that shall be minded."""
 
-    def __init__(self, size: int, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, size: int, body: AsyncIterator[bytes], line: Line | None = None) -> None:
         super().__init__(headers={"Content-Length": str(size)}, media_type="application/octet-stream")
-        self._parts = body
+        self._size, self._parts = size, body
+        self._line = line
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it. What does not become whole ends without its end, so that the connection is cut."""
+        if self._line is not None:
+            self._line.carry(scope.get("extensions", {}).get(TRANSPORT, {}).get(TRANSPORT), self._size)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with contextlib.suppress(BlobTorn):
             async for part in self._parts:
