@@ -1,7 +1,7 @@
 """How many blobs are under way at once: as many as make it faster, and no more.
 
-One `Lanes` for each direction. The number grows while more lanes carry more bytes a second, goes back when they do
-not, and is halved when the store has trouble. Whoever waits gets the next free lane by rank, so that what is urgent or
+One `Lanes` for each direction. The number is halved when the store has trouble, grows while more lanes carry more
+bytes a second, and goes back when they do not. Whoever waits gets the next free lane by rank, so that what is urgent or
 old goes first.
 """
 
@@ -14,8 +14,7 @@ from typing import Final
 from isthmus.kit.clock import Clock
 
 LEAST: Final = 2
-MOST: Final = 16
-_FIRST: Final = 8
+MOST: Final = 8
 _GAIN: Final = 1.08  # goodput must grow by so much for one more lane to have been worth it
 _HOLD_WINDOWS: Final = 12  # between two attempts to do with more
 
@@ -39,13 +38,11 @@ class Lanes:
         self._clock = clock
         self._least, self._most = least, most
         self._most_bytes = most_bytes
-        self._limit = min(max(_FIRST, least), most)
+        self._limit = most
         self._busy = 0
         self._busy_bytes = 0
         self._waiting: list[tuple[Rank, int, int, asyncio.Future[None]]] = []
         self._count = 0
-        self._fewer = self._limit  # with how many it went as well, while they are doubled
-        self._doubling = True
         self._hold = 0
         self._best = self._goodput = 0.0
         self._halved = False
@@ -134,7 +131,6 @@ class Lanes:
     def _trouble(self) -> None:
         if not self._halved:  # once a window: calls that fail together are one trouble
             self._halved = True
-            self._doubling = False
             self._limit = max(self._least, self._limit // 2)
             self._best, self._hold = 0.0, 1
 
@@ -154,11 +150,10 @@ class Lanes:
                 self._limit = min(self._most, self._limit + 1)
         elif goodput > self._best * _GAIN:
             self._best = goodput
-            self._fewer = self._limit
-            self._limit = min(self._most, self._limit * 2 if self._doubling else self._limit + 1)
+            self._limit = min(self._most, self._limit + 1)
         else:
-            self._limit = self._fewer if self._doubling else max(self._least, self._limit - 1)
-            self._doubling, self._hold = False, _HOLD_WINDOWS
+            self._limit = max(self._least, self._limit - 1)
+            self._hold = _HOLD_WINDOWS
 
     def _new_window(self) -> None:
         self._window_start = self._clock.monotonic()

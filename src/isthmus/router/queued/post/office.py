@@ -44,6 +44,10 @@ class _SpoolForOutbox:
     async def verified(self, bundle_id: int) -> None:
         await verified(self._spool, bundle_id)
 
+    @property
+    def filling(self) -> bool:
+        return self._spool.filling
+
     def object_secret(self, object_id: bytes) -> bytes:
         return self._spool.secrets.object_secret(object_id)
 

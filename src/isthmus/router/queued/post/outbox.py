@@ -34,7 +34,8 @@ _log = structlog.get_logger()
 SMALL_BLOB: Final = 1024 * 1024
 LARGE_BLOB: Final = 4 * 1024 * 1024
 BILLED_BLOB: Final = 8 * 1024 * 1024
-_TAIL_BYTES: Final = 16 * 1024 * 1024  # the end of what there is goes in small blobs, so that no lane idles
+_TAIL_BYTES: Final = 16 * 1024 * 1024  # of an envelope: its end goes in small blobs, so that no lane idles
+_LAST: Final = 3  # envelopes: about as much as is under way at once
 _AT_ONCE: Final = 8  # envelopes
 _LOOK_SECONDS: Final = 60.0
 _FIRST_WAIT: Final = 0.2
@@ -70,6 +71,11 @@ class OutSpool(Protocol):
 
     def want(self, is_wanted: Callable[[Route], bool]) -> None:
         """Close what is open of these routes: the link is idle."""
+        ...
+
+    @property
+    def filling(self) -> bool:
+        """Whether an association is putting objects into a bundle: more comes."""
         ...
 
 
@@ -169,7 +175,8 @@ class Outbox:
         stores = {site: store for site, far in fars.items() if (store := self._store_for(far)) is not None}
         fars = {site: far for site, far in fars.items() if site in stores}
         self._billed = frozenset(site for site, (_, traits) in stores.items() if traits.billed)
-        begun, more = await self._core.ledger.run(partial(self._begin, fars=fars, stores=stores, most=free))
+        begin = partial(self._begin, fars=fars, stores=stores, most=free, ends=not self._spool.filling)
+        begun, more = await self._core.ledger.run(begin)
         for envelope, priority in begun:
             self._start(envelope, priority)
         self._promised = -1.0 if begun else self._promised
@@ -183,10 +190,12 @@ class Outbox:
         fars: dict[str, FarMailbox],
         stores: dict[str, tuple[str, BlobstoreTraits]],
         most: int,
+        *,
+        ends: bool,
     ) -> tuple[list[tuple[Envelope, int]], bool]:
-        items = outgoing.waiting(connection, fars, most=most + 1)
+        items = outgoing.waiting(connection, fars, most=most + _LAST)
         begun = []
-        for item in items[:most]:
+        for place, item in enumerate(items[:most], start=1):
             envelope_id = self._core.random(_ID_BYTES)
             provider, traits = stores[item.site]
             envelope = outgoing.begin_envelope(
@@ -196,7 +205,7 @@ class Outbox:
                 router_id=fars[item.site].router_id,
                 secret=self._core.local.seal_local(_key_label(envelope_id), self._core.random(_KEY_BYTES)),
                 provider=provider,
-                cut=partial(_cut, traits=traits, busy=len(items) > 1),
+                cut=partial(_cut, traits=traits, last=ends and len(items) - place < _LAST),
             )
             if envelope is not None:
                 begun.append((envelope, item.priority))
@@ -478,12 +487,15 @@ class Outbox:
             self._again.discard(envelope.envelope_id)
 
 
-def _cut(size: int, *, traits: BlobstoreTraits, busy: bool) -> list[int]:
-    """Return the sizes of an envelope's blobs: few where each is paid for, else many at the end, for all lanes."""
+def _cut(size: int, *, traits: BlobstoreTraits, last: bool) -> list[int]:
+    """Return the sizes of an envelope's blobs: few where each is paid for, else many at the end, for all lanes.
+
+    `last`: hardly more waits than what is under way.
+    """
     most = traits.max_blob_bytes
     if traits.billed:
         return _pieces(size, BILLED_BLOB, most)
-    tail = 0 if busy or traits.relays else min(size, _TAIL_BYTES)
+    tail = min(size, _TAIL_BYTES) if last else 0
     return [*_pieces(size - tail, LARGE_BLOB, most), *_pieces(tail, SMALL_BLOB, most)]
 
 

@@ -147,6 +147,11 @@ class Spool:
             self._taken.discard(bundle)
             bundle.leave()
 
+    @property
+    def filling(self) -> bool:
+        """Whether an association is putting objects into a bundle, which is not closed yet."""
+        return any(bundle.is_begun for bundle in self._taken)
+
     def want(self, is_wanted: Callable[[Route], bool] = _everybody) -> None:
         """Close what is open of the routes that are wanted: at once, or behind the object that is being written."""
         for bundle in self._taken:

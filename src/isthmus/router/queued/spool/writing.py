@@ -107,6 +107,11 @@ class OpenBundle:
         """Bytes taken and not written yet."""
         return self._pending
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is an object in it, or one is on its way."""
+        return self._current is not None or self._file is not None
+
     def begin(self, meta: ObjectMeta) -> "ObjectWriter":
         """Begin an object; the one before was finished or abandoned. Raises NoRoom."""
         if self._current is not None:
