@@ -168,7 +168,9 @@ class Lines:
 
     def to(self, place: str) -> Line:
         """Return the line to a place."""
-        return self._lines.setdefault(place, Line(self._clock))
+        if (line := self._lines.get(place)) is None:
+            line = self._lines[place] = Line(self._clock)
+        return line
 
     def close(self) -> None:
         """Look at none of them any more."""

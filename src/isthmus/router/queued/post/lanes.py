@@ -1,8 +1,7 @@
-"""How many blobs are under way at once: as many as make it faster, and no more.
+"""How many blobs are under way at once, and how fast they go.
 
-One `Lanes` for each direction. The number is halved when the store has trouble, grows while more lanes carry more
-bytes a second, and goes back when they do not. Whoever waits gets the next free lane by rank, so that what is urgent or
-old goes first.
+One `Lanes` for each direction. The number is halved when the store has trouble, and grows back by one with each window
+without any. Whoever waits gets the next free lane by rank, so that what is urgent or old goes first.
 """
 
 import asyncio
@@ -15,15 +14,13 @@ from isthmus.kit.clock import Clock
 
 LEAST: Final = 2
 MOST: Final = 8
-_GAIN: Final = 1.08  # goodput must grow by so much for one more lane to have been worth it
-_HOLD_WINDOWS: Final = 12  # between two attempts to do with more
 
 Rank = tuple[int, int, int]
 """What goes first: the smallest."""
 
 
 class Lanes:
-    """A bound on calls, and on the bytes that they hold in memory, that follows the link.
+    """A bound on calls, and on the bytes that they hold in memory.
 
     Args:
         clock: for goodput.
@@ -43,10 +40,8 @@ class Lanes:
         self._busy_bytes = 0
         self._waiting: list[tuple[Rank, int, int, asyncio.Future[None]]] = []
         self._count = 0
-        self._hold = 0
-        self._best = self._goodput = 0.0
+        self._goodput = 0.0
         self._halved = False
-        self._crowded = False
         self._window_start = clock.monotonic()
         self._window_bytes = 0
         self._window_calls = 0
@@ -94,7 +89,6 @@ class Lanes:
         if self._fits(size) and not self._waiting:
             self._take(size)
             return
-        self._crowded = True
         self._count += 1
         turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (rank, self._count, size, turn))
@@ -132,30 +126,16 @@ class Lanes:
         if not self._halved:  # once a window: calls that fail together are one trouble
             self._halved = True
             self._limit = max(self._least, self._limit // 2)
-            self._best, self._hold = 0.0, 1
 
     def _settle(self) -> None:
         """A window is over: judge by it."""
         elapsed = self._clock.monotonic() - self._window_start
-        goodput = self._window_bytes / elapsed if elapsed > 0 else 0.0
-        crowded, halved = self._crowded, self._halved
-        self._goodput = 0.0 if halved else goodput
-        self._new_window()
-        if not crowded or halved or not goodput:
-            return  # the lanes were not what held it up
-        if self._hold:
-            self._hold -= 1
-            self._best = max(self._best * 0.95, goodput)
-            if not self._hold:
-                self._limit = min(self._most, self._limit + 1)
-        elif goodput > self._best * _GAIN:
-            self._best = goodput
+        self._goodput = self._window_bytes / elapsed if elapsed > 0 and not self._halved else 0.0
+        if not self._halved:
             self._limit = min(self._most, self._limit + 1)
-        else:
-            self._limit = max(self._least, self._limit - 1)
-            self._hold = _HOLD_WINDOWS
+        self._new_window()
 
     def _new_window(self) -> None:
         self._window_start = self._clock.monotonic()
         self._window_bytes = self._window_calls = 0
-        self._crowded, self._halved = bool(self._waiting), False
+        self._halved = False

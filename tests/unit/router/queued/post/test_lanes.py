@@ -1,4 +1,4 @@
-"""Lanes: as many calls as make it faster, in order of rank, within a bound on memory."""
+"""Lanes: so many calls at once, fewer after trouble, in order of rank, within a bound on memory."""
 
 import asyncio
 
@@ -9,53 +9,26 @@ from isthmus.router.queued.post.lanes import LEAST, MOST, Lanes
 from isthmus.testing.clock import FakeClock
 
 
-class Link:
-    """A store behind a link: a call takes a round trip, and the link carries so many bytes a second in all."""
+async def carry(lanes: Lanes, calls: int) -> int:
+    """Make calls that all want a lane at once; return how many had one at the same time."""
+    inside = most = 0
 
-    def __init__(self, lanes: Lanes, clock: FakeClock, *, round_trip: float, rate: float) -> None:
-        self.lanes, self.clock = lanes, clock
-        self.round_trip, self.rate = round_trip, rate
-        self.inside = self.most_inside = 0
+    async def call() -> None:
+        nonlocal inside, most
+        async with lanes.lane((0, 0, 0), 1_000_000):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
 
-    async def carry(self, blobs: int, size: int) -> None:
-        """Carry blobs, as many at once as there are lanes; the clock goes on for all of them together."""
-        left = blobs
-        while left:
-            together = min(self.lanes.limit, left)
-            started = [asyncio.Event() for _ in range(together)]
-            go = asyncio.Event()
-            calls = [asyncio.ensure_future(self._one(size, event, go)) for event in started]  # noqa: TID251 - no owner here
-            extra = asyncio.ensure_future(self._one(0, asyncio.Event(), go))  # noqa: TID251 - somebody always waits
-            for event in started:
-                await event.wait()
-            self.clock.advance(max(self.round_trip, together * size / self.rate))
-            go.set()
-            await asyncio.gather(*calls, extra)
-            left -= together
-
-    async def _one(self, size: int, started: asyncio.Event, go: asyncio.Event) -> None:
-        async with self.lanes.lane((0, 0, 0), size):
-            self.inside += 1
-            self.most_inside = max(self.most_inside, self.inside)
-            started.set()
-            await go.wait()
-            self.inside -= 1
+    await asyncio.gather(*(call() for _ in range(calls)))
+    return most
 
 
-async def test_a_long_link_gets_more_lanes_and_never_more_than_there_may_be() -> None:
-    clock = FakeClock()
-    lanes = Lanes(clock)
-    link = Link(lanes, clock, round_trip=0.4, rate=1e9)
-    await link.carry(400, 1_000_000)
-    assert lanes.limit >= MOST - 2
-    assert link.most_inside <= MOST
-
-
-async def test_a_link_that_one_lane_fills_gets_few() -> None:
-    clock = FakeClock()
-    lanes = Lanes(clock)
-    await Link(lanes, clock, round_trip=0.001, rate=1e6).carry(300, 1_000_000)
-    assert lanes.limit <= 9
+async def test_no_more_calls_are_under_way_than_there_are_lanes() -> None:
+    lanes = Lanes(FakeClock())
+    assert lanes.limit == MOST
+    assert await carry(lanes, 3 * MOST) == MOST
 
 
 async def test_trouble_halves_the_lanes_once_for_calls_that_fail_together() -> None:
@@ -70,6 +43,36 @@ async def test_trouble_halves_the_lanes_once_for_calls_that_fail_together() -> N
     await asyncio.gather(*(fail() for _ in range(before)), return_exceptions=True)
     assert lanes.limit == max(LEAST, before // 2)
     assert lanes.idle
+
+
+async def test_lanes_come_back_one_by_one_when_the_trouble_is_over() -> None:
+    lanes = Lanes(FakeClock())
+    with pytest.raises(ProviderTrouble):
+        async with lanes.lane((0, 0, 0), 1):
+            raise ProviderTrouble("503", retry=Retry.LATER)
+    found = [lanes.limit]
+    while lanes.limit < MOST:
+        assert await carry(lanes, lanes.limit) <= found[-1]
+        found.append(lanes.limit)
+    assert found == list(range(MOST // 2, MOST + 1))
+
+
+async def test_a_window_of_calls_tells_how_long_more_would_take() -> None:
+    clock = FakeClock()
+    lanes = Lanes(clock)
+    assert lanes.seconds_for(1) is None
+    turn = asyncio.Event()
+
+    async def call() -> None:
+        async with lanes.lane((0, 0, 0), 1_000_000):
+            await turn.wait()
+
+    calls = asyncio.gather(*(call() for _ in range(MOST)))
+    await asyncio.sleep(0)
+    clock.advance(2.0)
+    turn.set()
+    await calls
+    assert lanes.seconds_for(MOST * 1_000_000) == pytest.approx(2.0)
 
 
 async def test_the_next_free_lane_goes_to_the_smallest_rank() -> None:
