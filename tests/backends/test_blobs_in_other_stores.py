@@ -19,6 +19,7 @@ from isthmus.ports.provider import BlobstoreProvider, Way
 from isthmus.testing.blobstore_suite import BlobstoreSuite
 from isthmus.testing.bridge import running_bridge
 from isthmus.testing.clock import FakeClock
+from isthmus.testing.network import until
 
 pytestmark = pytest.mark.interop
 
@@ -80,8 +81,12 @@ async def test_what_nobody_fetched_goes_when_its_time_is_over_and_what_is_in_no_
         await seen.put("q/" + "0" * 64, b"a Bridge died before it was listed")
         assert len([blob async for blob in seen.list("q/")]) == 2
         clock.advance(31 * DAY)
-        assert await bridge.parts.blobs.sweep() == 2
-        assert [blob async for blob in seen.list("q/")] == []
+        await bridge.parts.blobs.sweep()  # the Bridge's own at its start may take a part of it
+
+        async def is_empty() -> bool:
+            return [blob async for blob in seen.list("q/")] == []
+
+        await until(is_empty)
         with pytest.raises(BlobMissing):
             await store.get(name)
     await seen.close()
