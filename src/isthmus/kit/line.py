@@ -99,14 +99,14 @@ class Line:
     """The connections over which large bodies go to one place. Used on its loop only."""
 
     def __init__(self, clock: Clock) -> None:
-        self.share: Final = Share()
+        self._share = Share()
         self._clock = clock
         self._sending: dict[asyncio.BaseTransport, Sent] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._looked = 0.0
 
     def __repr__(self) -> str:
-        return f"<Line: {len(self._sending)} connections, {self.share!r}>"
+        return f"<Line: {len(self._sending)} connections, {self._share!r}>"
 
     def carry(self, transport: asyncio.BaseTransport | None, size: int) -> None:
         """A body of so many bytes is about to be sent over this connection; it counts until all is acknowledged."""
@@ -115,9 +115,9 @@ class Line:
         if (sent := _sent_over(transport)) is None:
             return
         if not self._sending:
-            self.share.rested()
+            self._share.rested()
         self._sending[transport] = sent
-        _limit(transport, self.share.each())
+        _limit(transport, self._share.each())
         if self._timer is None:
             self._look_again()
 
@@ -147,10 +147,10 @@ class Line:
             again += after.again - before.again
             busy += after.waiting > 0
         now = self._clock.monotonic()
-        self.share.note(now, now - self._looked, acked=acked, sent=sent, again=again, busy=busy)
+        self._share.note(now, now - self._looked, acked=acked, sent=sent, again=again, busy=busy)
         if not self._sending:
             return
-        each = self.share.each()
+        each = self._share.each()
         for transport in self._sending:
             _limit(transport, each)
         self._look_again()

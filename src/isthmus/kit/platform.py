@@ -21,9 +21,8 @@ else:  # pragma: no cover - exercised on Windows only
 _M_TRIM_THRESHOLD = -1  # malloc.h of glibc
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
-_TCP_INFO = struct.Struct(
-    "=24xI92xQ16xI52xQQ"
-)  # tcpi_unacked, _bytes_acked, _notsent_bytes, _bytes_sent, _bytes_retrans
+# linux/tcp.h, struct tcp_info: tcpi_unacked, _bytes_acked, _notsent_bytes, _bytes_sent, _bytes_retrans
+_TCP_INFO = struct.Struct("=24xI92xQ16xI52xQQ")
 _TCP_INFO_BYTES = _TCP_INFO.size
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
 _NO_LIMIT = 2**64 - 1
